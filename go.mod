@@ -1,0 +1,3 @@
+module ssechat
+
+go 1.25

@@ -1,0 +1,446 @@
+// Ssechat is a group chat over Server-Sent Events (HTML standard, section 9.2). Run it, and
+// open http://localhost:3000 in two tabs:
+//
+//	go run server.go
+//
+// GET /events is answered with a response that never ends: events, each of a few lines such
+// as "data: hello" and a blank one. If it breaks, the browser asks again, and says the id of
+// the last that it saw.
+//
+// The way of a message through this file: post checks it; publish gives it an id, encodes
+// it once and appends it to the log; wake closes the channel that all streams wait on; and
+// events, running once for each stream, writes what comes after its place in the log.
+// History, resuming, live delivery and catching up are all that one step.
+package main
+
+import (
+	"cmp"
+	"context"
+	cryptorand "crypto/rand"
+	_ "embed"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"html/template"
+	"io"
+	"log"
+	"math/rand/v2"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+	"unicode/utf8"
+)
+
+const (
+	maxName     = 50       // characters
+	maxMessage  = 2000     // characters
+	maxBody     = 64 << 10 // bytes; in a form 2,000 emoji are 24,000, the rest is for blanks
+	kept        = 10_000   // messages: how far a reader may fall behind and lose nothing
+	segmentSize = 64 << 10 // bytes of them written at once, and kept by a reader who stalls
+	shown       = 200      // messages in the page's HTML
+	listed      = 100      // names in a users event
+
+	// After a wake-up, streams rest for this long times their number: twice what the writes
+	// take. So posts get their turn, and in a burst many gather for the next write; without
+	// it each of them would cost each reader a write of its own.
+	restPerStream = 10 * time.Microsecond
+	// Who is here is told this late after a change, so that reloading a page is no leaving,
+	// and a thousand arrivals are one event and not a thousand for a thousand readers.
+	gather = time.Second
+
+	heartbeat   = 15 * time.Second // proxies and phones close what is silent for longer
+	takeTimeout = 30 * time.Second // for a reader to take something; longer than heartbeat
+	sendTimeout = 20 * time.Second // for a request to arrive, body and all
+	stopTimeout = 3 * time.Second  // for requests under way when the server stops
+
+	formType = "application/x-www-form-urlencoded"
+	jsonType = "application/json"
+)
+
+//go:embed index.html
+var indexHTML string
+
+var index = template.Must(template.New("index.html").Parse(indexHTML))
+
+func main() {
+	addr := flag.String("addr", "localhost:3000", "`address` to listen on")
+	origin := flag.String("origin", "", "other `origin` whose pages may read and post, such as https://app.example")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // so the second ^C is not caught, and ends the process at once
+	listener, err := net.Listen("tcp", *addr)
+	if err == nil {
+		err = run(ctx, listener, *origin)
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+}
+
+// run serves a new room on listener until ctx ends, which is no error: the streams end with
+// it, and other requests get stopTimeout to finish.
+func run(ctx context.Context, listener net.Listener, origin string) error {
+	handler, err := newRoom().routes(origin)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{
+		Handler:     handler,
+		ReadTimeout: sendTimeout, // a WriteTimeout would end healthy streams, too; see routes
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	log.Printf("The chat is at http://%s", listener.Addr())
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done(): // and so each request's: Shutdown alone would wait for streams for ever
+	}
+	deadline, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if server.Shutdown(deadline) != nil {
+		server.Close()
+	}
+	return nil
+}
+
+// A room is an ordered log of messages, and the set of the streams that follow it.
+type room struct {
+	mu        sync.Mutex // guards all of this; never held while writing to a client
+	log       []message  // oldest first, at most kept, behind the last that is kept no longer
+	streams   map[http.ResponseWriter]*stream
+	names     []string      // that streams have, sorted; one that is on two streams is twice
+	users     string        // the users event with them, or empty when they have changed
+	told      int           // counts the times that everybody was told of them
+	changed   chan struct{} // closed, and replaced, when streams have something to write
+	woken     time.Time     // when that was
+	waking    bool          // wake is about to do it
+	gathering bool          // tellUsers is about to
+}
+
+// A message is an entry of the log.
+type message struct {
+	ID      int64     `json:"-"` // Time in microseconds, so that no restart repeats one
+	Name    string    `json:"name"`
+	Text    string    `json:"message"`
+	Time    time.Time `json:"time"`
+	segment *segment  // has it as an event
+	start   int       // that begins here
+}
+
+// A segment has the events of consecutive messages back to back, for one Write. Its capacity
+// is fixed, so what is in it neither moves nor changes, and is read without the lock.
+type segment struct {
+	events []byte
+	last   int64 // id of the last message in it
+}
+
+// A stream is an open response to GET /events. Only its own handler writes to it, and not
+// after returning: net/http would panic, or let the bytes into another response.
+type stream struct {
+	name  string // or empty, and counted nowhere
+	place int64  // id of the last message written
+	users string // the users event written last
+	told  int    // the room's at that time
+}
+
+// newRoom returns a room whose log has one entry, which stands for all that was said before
+// the server started: whoever saw some of that has to be told that the rest is missing.
+func newRoom() *room {
+	return &room{
+		log:     []message{{ID: time.Now().UnixMicro(), segment: &segment{}}},
+		streams: make(map[http.ResponseWriter]*stream),
+		names:   []string{}, // nil would be null in JSON
+		told:    1,
+		changed: make(chan struct{}),
+	}
+}
+
+// routes returns the handler of all requests. Pages from origin, if it is not empty, may
+// use the chat as its own page does. It fails if origin is none.
+func (r *room) routes(origin string) (http.Handler, error) {
+	ours := http.NewCrossOriginProtection()
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", r.page)
+	mux.Handle("POST /message", ours.Handler(http.HandlerFunc(r.post)))
+	mux.HandleFunc("GET /events", r.events)
+	if origin != "" {
+		if err := ours.AddTrustedOrigin(origin); err != nil {
+			return nil, err
+		}
+		mux.HandleFunc("OPTIONS /", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		// Else a client that takes nothing holds its answer for ever. A stream renews this.
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(takeTimeout))
+		if origin != "" {
+			w.Header().Set("Access-Control-Allow-Origin", origin)
+			w.Header().Set("Access-Control-Allow-Headers", "Content-Type, Last-Event-ID")
+		}
+		mux.ServeHTTP(w, req)
+	}), nil
+}
+
+// page answers with the latest messages, and with the id of the last: its script subscribes
+// from there, or what is said in between would be lost.
+func (r *room) page(w http.ResponseWriter, _ *http.Request) {
+	messages, after := r.latest()
+	nonce := cryptorand.Text()
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Content-Security-Policy", fmt.Sprintf("default-src 'none'; connect-src 'self'; img-src data:; script-src 'nonce-%s'; "+
+		"style-src 'nonce-%[1]s'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'", nonce))
+	index.Execute(w, map[string]any{"Nonce": nonce, "After": after, "Messages": messages}) // fails if the visitor left
+}
+
+// post publishes a message, or says why not. It redirects whoever used the page's form, so
+// that reloading the page does not post again.
+func (r *room) post(w http.ResponseWriter, req *http.Request) {
+	kind, _, _ := mime.ParseMediaType(req.Header.Get("Content-Type"))
+	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody)) // req.FormValue would hide err
+	_, tooLarge := err.(*http.MaxBytesError)
+	name, text, malformed := parsePost(kind, body)
+	switch {
+	case kind != formType && kind != jsonType:
+		http.Error(w, "A message comes as a form or as JSON.", http.StatusUnsupportedMediaType)
+	case tooLarge || utf8.RuneCountInString(text) > maxMessage:
+		http.Error(w, fmt.Sprintf("A message has at most %d characters.", maxMessage), http.StatusRequestEntityTooLarge)
+	case err != nil || malformed != nil:
+		http.Error(w, "The form or JSON is incomplete or malformed.", http.StatusBadRequest)
+	case text == "":
+		http.Error(w, "The message is blank.", http.StatusBadRequest)
+	case !isName(name):
+		http.Error(w, fmt.Sprintf("A name is one line of at most %d characters.", maxName), http.StatusBadRequest)
+	case kind == jsonType:
+		w.Header().Set("Content-Type", jsonType)
+		json.NewEncoder(w).Encode(r.publish(name, text))
+	default:
+		r.publish(name, text)
+		http.Redirect(w, req, "/", http.StatusFound)
+	}
+}
+
+// events is the stream: it writes what comes after its place, waits until there is more,
+// and so on, until the reader leaves or takes nothing for takeTimeout, or the server stops.
+func (r *room) events(w http.ResponseWriter, req *http.Request) {
+	query := req.URL.Query()
+	s := &stream{name: clean(query.Get("name"))}
+	if !isName(s.name) || req.ContentLength != 0 { // with a body net/http does not notice who leaves
+		http.Error(w, "A stream has no body, and a name like a message's or none.", http.StatusBadRequest)
+		return
+	}
+	// For an id from nowhere all is written: an EventSource gives up for good on an error.
+	s.place, _ = strconv.ParseInt(cmp.Or(req.Header.Get("Last-Event-ID"), query.Get("after")), 10, 64)
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-cache")
+	w.Header().Set("X-Accel-Buffering", "no") // nginx would wait until it has 4 KB
+	if req.Method == http.MethodHead {        // which ServeMux takes for a GET
+		return
+	}
+	r.subscribe(w, s)
+	defer r.unsubscribe(w, s)
+	beat := time.NewTicker(heartbeat)
+	defer beat.Stop()
+	response := http.NewResponseController(w)
+	for renewed := time.Now(); ; {
+		notes, events, changed := r.next(s)
+		if time.Since(renewed) > time.Second { // each time would cost as much as the rest of this
+			renewed = time.Now()
+			response.SetWriteDeadline(renewed.Add(takeTimeout))
+		}
+		io.WriteString(w, notes)
+		w.Write(events)
+		if response.Flush() != nil { // only this fails if the reader has left, not the writes
+			return
+		}
+		if changed == nil {
+			continue
+		}
+		select {
+		case <-changed:
+		case <-beat.C:
+			io.WriteString(w, ":\n\n")
+		case <-req.Context().Done():
+			return
+		}
+	}
+}
+
+// subscribe adds a stream to the set, before it reads the log: so no message falls between.
+func (r *room) subscribe(w http.ResponseWriter, s *stream) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.streams[w] = s
+	if s.name != "" {
+		i, _ := slices.BinarySearch(r.names, s.name)
+		r.names = slices.Insert(r.names, i, s.name)
+		r.tellUsers()
+	}
+}
+
+// unsubscribe takes it out again.
+func (r *room) unsubscribe(w http.ResponseWriter, s *stream) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.streams, w)
+	if s.name != "" {
+		i, _ := slices.BinarySearch(r.names, s.name)
+		r.names = slices.Delete(r.names, i, i+1)
+		r.tellUsers()
+	}
+}
+
+// next returns what s is to write, and moves its place behind that. If there is more at
+// once, changed is nil, and otherwise it is closed when there is.
+func (r *room) next(s *stream) (notes string, events []byte, changed <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	lost, newest := r.log[0].ID, r.log[len(r.log)-1].ID
+	if s.told == 0 { // it is new
+		if s.place <= 0 || s.place > newest {
+			s.place = lost
+		}
+		notes = formatStart(max(s.place, lost))
+	}
+	if s.place < lost {
+		s.place = lost
+		notes += "event: missed\ndata:\n\n"
+	}
+	if s.place < newest {
+		i, _ := slices.BinarySearchFunc(r.log, s.place+1, func(m message, id int64) int { return cmp.Compare(m.ID, id) })
+		events = r.log[i].segment.events[r.log[i].start:]
+		s.place = r.log[i].segment.last
+	}
+	if s.place == newest {
+		changed = r.changed
+	}
+	if s.told != r.told {
+		s.told = r.told
+		if r.users == "" {
+			r.users = formatUsers(r.names)
+		}
+		if s.users != r.users { // as it is not when somebody only reloaded the page
+			s.users = r.users
+			notes += r.users
+		}
+	}
+	return notes, events, changed
+}
+
+// latest returns the messages that the page shows, and the id of the last one ever.
+func (r *room) latest() (messages []message, id int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.log[max(1, len(r.log)-shown):]), r.log[len(r.log)-1].ID
+}
+
+// publish appends a message to the log.
+func (r *room) publish(name, text string) message {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last := r.log[len(r.log)-1]
+	now := time.UnixMicro(max(last.ID+1, time.Now().UnixMicro())).UTC() // clocks can be set back
+	m := message{now.UnixMicro(), name, text, now, last.segment, len(last.segment.events)}
+	event := formatMessage(m)
+	if m.start+len(event) > cap(m.segment.events) {
+		m.segment, m.start = &segment{events: make([]byte, 0, max(segmentSize, len(event)))}, 0
+	}
+	m.segment.events = append(m.segment.events, event...)
+	m.segment.last = m.ID
+	r.log = append(r.log, m)
+	if len(r.log) > 1+kept {
+		r.log = r.log[1:]
+	}
+	r.wake()
+	return m
+}
+
+// tellUsers has everybody told who is here, after gather. The caller holds mu.
+func (r *room) tellUsers() {
+	r.users = ""
+	if r.gathering {
+		return
+	}
+	r.gathering = true
+	time.AfterFunc(gather, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.gathering = false
+		r.told++
+		r.wake()
+	})
+}
+
+// wake has all streams write what is new, once they have rested. The caller holds mu.
+func (r *room) wake() {
+	if r.waking {
+		return
+	}
+	r.waking = true
+	rest := time.Duration(len(r.streams)) * restPerStream
+	time.AfterFunc(rest-time.Since(r.woken), func() {
+		r.mu.Lock()
+		changed := r.changed
+		r.changed = make(chan struct{})
+		r.woken = time.Now()
+		r.waking = false
+		r.mu.Unlock()
+		close(changed) // not with mu held, which is the first thing that all of them want
+	})
+}
+
+// What follows is the format on the wire, and touches nothing else.
+
+// parsePost returns what a post says, ready to be checked.
+func parsePost(kind string, body []byte) (name, text string, err error) {
+	var m struct{ Name, Message string }
+	if kind == jsonType {
+		err = json.Unmarshal(body, &m)
+	} else {
+		var form url.Values
+		form, err = url.ParseQuery(string(body))
+		m.Name, m.Message = form.Get("name"), form.Get("message")
+	}
+	return cmp.Or(clean(m.Name), "guest"), clean(m.Message), err
+}
+
+// isName reports whether s is one line and not too long.
+func isName(s string) bool {
+	return utf8.RuneCountInString(s) <= maxName && !strings.ContainsAny(s, "\n\v\f\u0085\u2028\u2029")
+}
+
+// clean returns s as valid UTF-8, which a stream has to be, with LF at the ends of its
+// lines, and without blanks around it.
+func clean(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	return strings.TrimSpace(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(s))
+}
+
+// formatStart returns the first block of a stream. It is no event, having no data, but its id
+// counts: who has heard nothing yet can resume, too. Retrying at random moments spreads a crowd.
+func formatStart(id int64) string {
+	return fmt.Sprintf("retry: %d\nid: %d\n\n", 1000+rand.IntN(2001), id)
+}
+
+// formatMessage returns m as an event. JSON has no line breaks in it, so nobody can type one,
+// and after it an event of their own.
+func formatMessage(m message) []byte {
+	data, _ := json.Marshal(m) // cannot fail
+	return fmt.Appendf(nil, "id: %d\ndata: %s\n\n", m.ID, data)
+}
+
+// formatUsers returns the event that says who is here, from the sorted names of the streams.
+func formatUsers(sorted []string) string {
+	names := slices.Compact(slices.Clone(sorted)) // who has two tabs is one
+	data, _ := json.Marshal(map[string]any{"count": len(names), "names": names[:min(len(names), listed)]})
+	return fmt.Sprintf("event: users\ndata: %s\n\n", data)
+}
