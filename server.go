@@ -120,8 +120,8 @@ type room struct {
 	log       []message  // oldest first, at most kept, behind the last that is kept no longer
 	streams   map[http.ResponseWriter]*stream
 	names     []string      // that streams have, sorted; one that is on two streams is twice
-	users     string        // the users event with them, or empty when they have changed
-	told      int           // counts the times that everybody was told of them
+	users     string        // the users event with them
+	told      int           // how often everybody was told to write it
 	changed   chan struct{} // closed, and replaced, when streams have something to write
 	woken     time.Time     // when that was
 	waking    bool          // wake is about to do it
@@ -161,6 +161,7 @@ func newRoom() *room {
 		log:     []message{{ID: time.Now().UnixMicro(), segment: &segment{}}},
 		streams: make(map[http.ResponseWriter]*stream),
 		names:   []string{}, // nil would be null in JSON
+		users:   formatUsers([]string{}),
 		told:    1,
 		changed: make(chan struct{}),
 	}
@@ -323,16 +324,11 @@ func (r *room) next(s *stream) (notes string, events []byte, changed <-chan stru
 	if s.place == newest {
 		changed = r.changed
 	}
-	if s.told != r.told {
-		s.told = r.told
-		if r.users == "" {
-			r.users = formatUsers(r.names)
-		}
-		if s.users != r.users { // as it is not when somebody only reloaded the page
-			s.users = r.users
-			notes += r.users
-		}
+	if s.told != r.told && s.users != r.users { // the same if somebody only reloaded the page
+		s.users = r.users
+		notes += r.users
 	}
+	s.told = r.told
 	return notes, events, changed
 }
 
@@ -364,38 +360,36 @@ func (r *room) publish(name, text string) message {
 	return m
 }
 
-// tellUsers has everybody told who is here, after gather. The caller holds mu.
+// tellUsers has everybody told who is here, once changes have gathered. The caller holds mu.
 func (r *room) tellUsers() {
-	r.users = ""
-	if r.gathering {
-		return
+	r.users = formatUsers(r.names)
+	if !r.gathering {
+		r.gathering = true
+		time.AfterFunc(gather, func() {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.gathering = false
+			r.told++
+			r.wake()
+		})
 	}
-	r.gathering = true
-	time.AfterFunc(gather, func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.gathering = false
-		r.told++
-		r.wake()
-	})
 }
 
 // wake has all streams write what is new, once they have rested. The caller holds mu.
 func (r *room) wake() {
-	if r.waking {
-		return
+	if !r.waking {
+		r.waking = true
+		rest := time.Duration(len(r.streams)) * restPerStream
+		time.AfterFunc(rest-time.Since(r.woken), func() {
+			r.mu.Lock()
+			changed := r.changed
+			r.changed = make(chan struct{})
+			r.woken = time.Now()
+			r.waking = false
+			r.mu.Unlock()
+			close(changed) // without mu, which is the first thing that all who wait want
+		})
 	}
-	r.waking = true
-	rest := time.Duration(len(r.streams)) * restPerStream
-	time.AfterFunc(rest-time.Since(r.woken), func() {
-		r.mu.Lock()
-		changed := r.changed
-		r.changed = make(chan struct{})
-		r.woken = time.Now()
-		r.waking = false
-		r.mu.Unlock()
-		close(changed) // not with mu held, which is the first thing that all of them want
-	})
 }
 
 // What follows is the format on the wire, and touches nothing else.

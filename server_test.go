@@ -719,6 +719,102 @@ func TestProcess(t *testing.T) {
 	}
 }
 
+// TestReadme runs the commands of the README and compares what comes out, and has the names,
+// values, files, flags and answers that it gives be those of the program.
+func TestReadme(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme := string(text)
+	source, err := os.ReadFile("server.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Run("commands", func(t *testing.T) {
+		if _, err := exec.LookPath("curl"); err != nil && os.Getenv("CI") == "" {
+			t.Skip("there is no curl:", err)
+		}
+		addr := start(t, "")
+		_, session, _ := strings.Cut(readme, "```console\n")
+		session, _, _ = strings.Cut(session, "```")
+		steps := strings.Split("\n"+session, "\n$ ")[1:]
+		if len(steps) < 4 {
+			t.Fatalf("there are %d commands", len(steps))
+		}
+		varying := regexp.MustCompile(`(?m)^(Date: ).*|(retry: )\d{4}$|(id: )\d{16}$|("time":")[^"]*Z`)
+		plain := func(s string) string {
+			return strings.TrimSpace(varying.ReplaceAllString(strings.ReplaceAll(s, "\r", ""), "$1$2$3$4…"))
+		}
+		for _, step := range steps {
+			command, want, _ := strings.Cut(step, "\n")
+			cmd := exec.Command("sh", "-c", strings.ReplaceAll(command, "localhost:3000", strings.TrimPrefix(addr, "http://")))
+			got, _ := cmd.Output() // curl fails when its time is up, as it is meant to
+			if plain(string(got)) != plain(want) {
+				t.Errorf("$ %s\n%s\nThe README has:\n%s", command, got, want)
+			}
+		}
+	})
+	t.Run("names", func(t *testing.T) {
+		others := "message name users typing retry id data event missed files reader room server.go"
+		for _, found := range regexp.MustCompile("`([a-zA-Z]+)`").FindAllStringSubmatch(readme, -1) {
+			declared := regexp.MustCompile(`(?m)^(func (\(r \*room\) )?|type |\t)` + found[1] + `(\(| struct| += )`)
+			if !declared.Match(source) && !slices.Contains(strings.Fields(others+" WriteTimeout Flush"), found[1]) {
+				t.Errorf("%s is not in server.go", found[0])
+			}
+		}
+		for _, found := range regexp.MustCompile("`([a-zA-Z_]+\\.(go|html|md|mod))`").FindAllStringSubmatch(readme, -1) {
+			if _, err := os.Stat(found[1]); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	t.Run("values", func(t *testing.T) {
+		for name, value := range map[string]string{
+			"kept":        fmt.Sprintf("%d,%03d messages", kept/1000, kept%1000),
+			"maxMessage":  fmt.Sprintf("%d,%03d characters", maxMessage/1000, maxMessage%1000),
+			"maxName":     fmt.Sprintf("%d characters", maxName),
+			"heartbeat":   fmt.Sprintf("%.0f s", heartbeat.Seconds()),
+			"takeTimeout": fmt.Sprintf("%.0f s", takeTimeout.Seconds()),
+			"sendTimeout": fmt.Sprintf("%.0f s", sendTimeout.Seconds()),
+			"stopTimeout": fmt.Sprintf("%.0f s", stopTimeout.Seconds()),
+		} {
+			if row := fmt.Sprintf("\n| `%s` | %s |", name, value); !strings.Contains(readme, row) {
+				t.Errorf("the README does not have the row %s", row)
+			}
+		}
+		if shown != 200 || !strings.Contains(readme, "the latest 200 messages") {
+			t.Error("the README is wrong about how much is shown")
+		}
+	})
+	t.Run("answers", func(t *testing.T) {
+		addr := start(t, "")
+		rows := regexp.MustCompile("\\| `(GET|POST) (/[a-z]*)` \\| (?:a form.*?: )?(\\d+)").FindAllStringSubmatch(readme, -1)
+		if len(rows) != 3 {
+			t.Fatalf("the README has %d requests", len(rows))
+		}
+		for _, row := range rows {
+			resp := do(t, row[1], addr+row[2], formType, map[string]string{"POST": "message=hello"}[row[1]])
+			if strconv.Itoa(resp.StatusCode) != row[3] {
+				t.Errorf("%s %s answers %s, not %s", row[1], row[2], resp.Status, row[3])
+			}
+		}
+	})
+	t.Run("flags", func(t *testing.T) {
+		cmd := exec.Command(os.Args[0], "-h")
+		cmd.Env = append(os.Environ(), "SSECHAT_MAIN=1")
+		usage, _ := cmd.CombinedOutput()
+		for _, found := range regexp.MustCompile("`(-[a-z]+)[ `]").FindAllStringSubmatch(readme, -1) {
+			if found[1] != "-m" && found[1] != "-race" && !strings.Contains(string(usage), "\n  "+found[1]+" ") {
+				t.Errorf("%s is no flag:\n%s", found[1], usage)
+			}
+		}
+		if !strings.Contains(string(usage), `(default "localhost:3000")`) {
+			t.Errorf("the README is wrong about the default:\n%s", usage)
+		}
+	})
+}
+
 // FuzzPost has whatever is posted come out as exactly one event, with the text as posted.
 func FuzzPost(f *testing.F) {
 	for _, text := range []string{"hello", "a\r\nb\rc\n", "\ndata: forged\n\nid: 7\n\n", ":\n", "\u2028\u0085\v\f", "\xff\xfe", "\x00", "\uFEFF", "\\u000a</script>", "%0A+"} {
