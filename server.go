@@ -171,6 +171,9 @@ func newRoom() *room {
 // use the chat as its own page does. It fails if origin is none.
 func (r *room) routes(origin string) (http.Handler, error) {
 	ours := http.NewCrossOriginProtection()
+	ours.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "Pages from elsewhere cannot post here.", http.StatusForbidden)
+	}))
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", r.page)
 	mux.Handle("POST /message", ours.Handler(http.HandlerFunc(r.post)))
