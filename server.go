@@ -4,8 +4,8 @@
 //	go run server.go
 //
 // GET /events is answered with a response that never ends: events, each of a few lines such
-// as "data: hello" and a blank one. If it breaks, the browser asks again, and says the id of
-// the last that it saw.
+// as "data: hello" and a blank one. When the connection breaks, the browser asks again, and
+// sends the last id that it saw.
 //
 // The way of a message through this file: post checks it; publish gives it an id, encodes
 // it once and appends it to the log; wake closes the channel that all streams wait on; and
@@ -45,20 +45,21 @@ const (
 	maxMessage  = 2000     // characters
 	maxBody     = 64 << 10 // bytes; in a form 2,000 emoji are 24,000, the rest is for blanks
 	kept        = 10_000   // messages: how far a reader may fall behind and lose nothing
-	segmentSize = 64 << 10 // bytes of them written at once, and kept by a reader who stalls
+	spare       = 1000     // kept on top, for streams that begin at the oldest as new ones rain
+	segmentSize = 64 << 10 // bytes of messages written at once, and held by whoever stalls
 	shown       = 200      // messages in the page's HTML
 	listed      = 100      // names in a users event
 
-	// After a wake-up, streams rest for this long times their number: twice what the writes
-	// take. So posts get their turn, and in a burst many gather for the next write; without
-	// it each of them would cost each reader a write of its own.
+	// After a wake-up the streams rest for this long times their number: twice what writing
+	// takes. Posts get their turn, and in a burst many gather for the next write, where each
+	// would otherwise cost every reader a write of its own.
 	restPerStream = 10 * time.Microsecond
-	// Who is here is told this late after a change, so that reloading a page is no leaving,
-	// and a thousand arrivals are one event and not a thousand for a thousand readers.
+	// Changes of who is here gather for this long: a reload of the page is nobody leaving,
+	// and a thousand arrivals are one event, not a thousand for a thousand readers.
 	gather = time.Second
 
 	heartbeat   = 15 * time.Second // proxies and phones close what is silent for longer
-	takeTimeout = 30 * time.Second // for a reader to take something; longer than heartbeat
+	takeTimeout = 30 * time.Second // for a reader to take what is written; more than heartbeat
 	sendTimeout = 20 * time.Second // for a request to arrive, body and all
 	stopTimeout = 3 * time.Second  // for requests under way when the server stops
 
@@ -86,8 +87,8 @@ func main() {
 	}
 }
 
-// run serves a new room on listener until ctx ends, which is no error: the streams end with
-// it, and other requests get stopTimeout to finish.
+// run serves a new room on listener until ctx ends, which is no error. The streams end with
+// it; other requests get stopTimeout to finish.
 func run(ctx context.Context, listener net.Listener, origin string) error {
 	handler, err := newRoom().routes(origin)
 	if err != nil {
@@ -104,28 +105,24 @@ func run(ctx context.Context, listener net.Listener, origin string) error {
 	select {
 	case err := <-failed:
 		return err
-	case <-ctx.Done(): // and so each request's: Shutdown alone would wait for streams for ever
+	case <-ctx.Done(): // and so each request's, or Shutdown would wait for the streams
 	}
-	deadline, cancel := context.WithTimeout(context.Background(), stopTimeout)
-	defer cancel()
-	if server.Shutdown(deadline) != nil {
-		server.Close()
-	}
-	return nil
+	time.AfterFunc(stopTimeout, func() { server.Close() })
+	return server.Shutdown(context.Background())
 }
 
 // A room is an ordered log of messages, and the set of the streams that follow it.
 type room struct {
 	mu        sync.Mutex // guards all of this; never held while writing to a client
-	log       []message  // oldest first, at most kept, behind the last that is kept no longer
+	log       []message  // oldest first; the very first is lost, and marks where the rest begins
 	streams   map[http.ResponseWriter]*stream
-	names     []string      // that streams have, sorted; one that is on two streams is twice
+	names     []string      // of the streams that have one, sorted; two tabs are two
 	users     string        // the users event with them
-	told      int           // how often everybody was told to write it
+	told      int           // how often all streams were told to write it
 	changed   chan struct{} // closed, and replaced, when streams have something to write
 	woken     time.Time     // when that was
-	waking    bool          // wake is about to do it
-	gathering bool          // tellUsers is about to
+	waking    bool          // and is about to be
+	gathering bool          // told is about to change
 }
 
 // A message is an entry of the log.
@@ -151,11 +148,11 @@ type stream struct {
 	name  string // or empty, and counted nowhere
 	place int64  // id of the last message written
 	users string // the users event written last
-	told  int    // the room's at that time
+	told  int    // the room's at that time; 0 until the first
 }
 
-// newRoom returns a room whose log has one entry, which stands for all that was said before
-// the server started: whoever saw some of that has to be told that the rest is missing.
+// newRoom returns a room whose log has one entry, for all that was said before the server
+// started: whoever saw some of that is told that the rest is missing.
 func newRoom() *room {
 	return &room{
 		log:     []message{{ID: time.Now().UnixMicro(), segment: &segment{}}},
@@ -167,8 +164,8 @@ func newRoom() *room {
 	}
 }
 
-// routes returns the handler of all requests. Pages from origin, if it is not empty, may
-// use the chat as its own page does. It fails if origin is none.
+// routes returns the handler of all requests. Pages from origin, unless it is empty, may use
+// the chat as its own page does.
 func (r *room) routes(origin string) (http.Handler, error) {
 	ours := http.NewCrossOriginProtection()
 	ours.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -182,10 +179,12 @@ func (r *room) routes(origin string) (http.Handler, error) {
 		if err := ours.AddTrustedOrigin(origin); err != nil {
 			return nil, err
 		}
-		mux.HandleFunc("OPTIONS /", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+		preflight := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }
+		mux.HandleFunc("OPTIONS /message", preflight)
+		mux.HandleFunc("OPTIONS /events", preflight)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		// Else a client that takes nothing holds its answer for ever. A stream renews this.
+		// Or a client that takes nothing would hold its answer for ever. A stream renews it.
 		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(takeTimeout))
 		if origin != "" {
 			w.Header().Set("Access-Control-Allow-Origin", origin)
@@ -195,8 +194,8 @@ func (r *room) routes(origin string) (http.Handler, error) {
 	}), nil
 }
 
-// page answers with the latest messages, and with the id of the last: its script subscribes
-// from there, or what is said in between would be lost.
+// page answers with the latest messages, and the id that its script subscribes from, or what
+// is said in between would be lost.
 func (r *room) page(w http.ResponseWriter, _ *http.Request) {
 	messages, after := r.latest()
 	nonce := cryptorand.Text()
@@ -257,13 +256,13 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	response := http.NewResponseController(w)
 	for renewed := time.Now(); ; {
 		notes, events, changed := r.next(s)
-		if time.Since(renewed) > time.Second { // each time would cost as much as the rest of this
+		if time.Since(renewed) > time.Second { // each time would be a sixth of all that a write costs
 			renewed = time.Now()
 			response.SetWriteDeadline(renewed.Add(takeTimeout))
 		}
 		io.WriteString(w, notes)
 		w.Write(events)
-		if response.Flush() != nil { // only this fails if the reader has left, not the writes
+		if response.Flush() != nil { // a Write to a reader who has left may succeed
 			return
 		}
 		if changed == nil {
@@ -310,6 +309,7 @@ func (r *room) next(s *stream) (notes string, events []byte, changed <-chan stru
 	defer r.mu.Unlock()
 	lost, newest := r.log[0].ID, r.log[len(r.log)-1].ID
 	if s.told == 0 { // it is new
+		lost = r.log[max(0, len(r.log)-1-kept)].ID
 		if s.place <= 0 || s.place > newest {
 			s.place = lost
 		}
@@ -351,12 +351,12 @@ func (r *room) publish(name, text string) message {
 	m := message{now.UnixMicro(), name, text, now, last.segment, len(last.segment.events)}
 	event := formatMessage(m)
 	if m.start+len(event) > cap(m.segment.events) {
-		m.segment, m.start = &segment{events: make([]byte, 0, max(segmentSize, len(event)))}, 0
+		m.segment, m.start = &segment{events: make([]byte, 0, segmentSize)}, 0
 	}
 	m.segment.events = append(m.segment.events, event...)
 	m.segment.last = m.ID
 	r.log = append(r.log, m)
-	if len(r.log) > 1+kept {
+	if len(r.log) > 1+kept+spare {
 		r.log = r.log[1:]
 	}
 	r.wake()
@@ -422,14 +422,14 @@ func clean(s string) string {
 	return strings.TrimSpace(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(s))
 }
 
-// formatStart returns the first block of a stream. It is no event, having no data, but its id
-// counts: who has heard nothing yet can resume, too. Retrying at random moments spreads a crowd.
+// formatStart begins a stream. It is no event, having no data, but its id counts: whoever has
+// heard nothing yet can resume, too. Random times to retry after spread a crowd.
 func formatStart(id int64) string {
 	return fmt.Sprintf("retry: %d\nid: %d\n\n", 1000+rand.IntN(2001), id)
 }
 
-// formatMessage returns m as an event. JSON has no line breaks in it, so nobody can type one,
-// and after it an event of their own.
+// formatMessage returns m as an event. JSON is one line, so nobody can type a line end, and
+// after it an event of their own.
 func formatMessage(m message) []byte {
 	data, _ := json.Marshal(m) // cannot fail
 	return fmt.Appendf(nil, "id: %d\ndata: %s\n\n", m.ID, data)

@@ -290,6 +290,8 @@ func TestOrigin(t *testing.T) {
 		{"GET", "/events", "", "", app, 200},
 		{"OPTIONS", "/message", "", "", app, 204},
 		{"OPTIONS", "/events", "", "", app, 204},
+		{"OPTIONS", "/nowhere", "", "", app, 404},
+		{"GET", "/nowhere", "", "", app, 404},
 		{"POST", "/message", jsonType, json, app, 200},
 		{"POST", "/message", formType, "message=hello", app, 302},
 		{"POST", "/message", jsonType, "{", app, 400},
