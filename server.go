@@ -1,16 +1,10 @@
-// Ssechat is a group chat over Server-Sent Events (HTML standard, section 9.2). Run it, and
-// open http://localhost:3000 in two tabs:
+// Ssechat is a group chat over Server-Sent Events (HTML standard, section 9.2). Start it with
+// go run server.go, and open http://localhost:3000 in two tabs.
 //
-//	go run server.go
-//
-// GET /events is answered with a response that never ends: events, each of a few lines such
-// as "data: hello" and a blank one. When the connection breaks, the browser asks again, and
-// sends the last id that it saw.
-//
-// The way of a message through this file: post checks it; publish gives it an id, encodes
-// it once and appends it to the log; wake closes the channel that all streams wait on; and
-// events, running once for each stream, writes what comes after its place in the log.
-// History, resuming, live delivery and catching up are all that one step.
+// The way of a message through this file: post checks it; publish gives it an id, encodes it
+// once and appends it to the log; wake closes the channel that all streams wait on; and events,
+// running once for each stream, writes what comes after the stream's place in the log. History,
+// resuming, live delivery and catching up are all that one step.
 package main
 
 import (
@@ -43,33 +37,26 @@ import (
 const (
 	maxName     = 50       // characters
 	maxMessage  = 2000     // characters
-	maxBody     = 64 << 10 // bytes; in a form 2,000 emoji are 24,000, the rest is for blanks
+	maxBody     = 64 << 10 // bytes; in a form 2,000 emoji are 24,000, the rest is spare
 	kept        = 10_000   // messages: how far a reader may fall behind and lose nothing
 	spare       = 1000     // kept on top, for streams that begin at the oldest as new ones rain
-	segmentSize = 64 << 10 // bytes of messages written at once, and held by whoever stalls
+	segmentSize = 64 << 10 // bytes of events written at once, and held by a reader who stalls
 	shown       = 200      // messages in the page's HTML
 	listed      = 100      // names in a users event
-
-	// After a wake-up the streams rest for this long times their number: twice what writing
-	// takes. Posts get their turn, and in a burst many gather for the next write, where each
-	// would otherwise cost every reader a write of its own.
+	// From one wake-up to the next this passes, times the number of streams: twice what their
+	// writes take. So in a burst many messages share one write, and posts get their turn.
 	restPerStream = 10 * time.Microsecond
-	// Changes of who is here gather for this long: a reload of the page is nobody leaving,
-	// and a thousand arrivals are one event, not a thousand for a thousand readers.
-	gather = time.Second
-
-	heartbeat   = 15 * time.Second // proxies and phones close what is silent for longer
-	takeTimeout = 30 * time.Second // for a reader to take what is written; more than heartbeat
-	sendTimeout = 20 * time.Second // for a request to arrive, body and all
-	stopTimeout = 3 * time.Second  // for requests under way when the server stops
-
-	formType = "application/x-www-form-urlencoded"
-	jsonType = "application/json"
+	gather        = time.Second      // from a change to the users event, so that a reload is no leaving
+	heartbeat     = 15 * time.Second // proxies and phones close what is silent for longer
+	takeTimeout   = 30 * time.Second // for a reader to take something; heartbeats renew it, too
+	sendTimeout   = 20 * time.Second // for a request to arrive, body and all
+	stopTimeout   = 3 * time.Second  // for requests under way when the server stops
+	formType      = "application/x-www-form-urlencoded"
+	jsonType      = "application/json"
 )
 
 //go:embed index.html
 var indexHTML string
-
 var index = template.Must(template.New("index.html").Parse(indexHTML))
 
 func main() {
@@ -87,8 +74,7 @@ func main() {
 	}
 }
 
-// run serves a new room on listener until ctx ends, which is no error. The streams end with
-// it; other requests get stopTimeout to finish.
+// run serves a new room until ctx ends, and with it all streams. Others have stopTimeout then.
 func run(ctx context.Context, listener net.Listener, origin string) error {
 	handler, err := newRoom().routes(origin)
 	if err != nil {
@@ -105,7 +91,7 @@ func run(ctx context.Context, listener net.Listener, origin string) error {
 	select {
 	case err := <-failed:
 		return err
-	case <-ctx.Done(): // and so each request's, or Shutdown would wait for the streams
+	case <-ctx.Done(): // and so each request's: Shutdown alone would wait for the streams
 	}
 	time.AfterFunc(stopTimeout, func() { server.Close() })
 	return server.Shutdown(context.Background())
@@ -114,15 +100,15 @@ func run(ctx context.Context, listener net.Listener, origin string) error {
 // A room is an ordered log of messages, and the set of the streams that follow it.
 type room struct {
 	mu        sync.Mutex // guards all of this; never held while writing to a client
-	log       []message  // oldest first; the very first is lost, and marks where the rest begins
+	log       []message  // oldest first, after one entry for all that is gone
 	streams   map[http.ResponseWriter]*stream
-	names     []string      // of the streams that have one, sorted; two tabs are two
-	users     string        // the users event with them
-	told      int           // how often all streams were told to write it
+	names     []string      // of the streams that have one, sorted, with repeats
+	users     string        // the users event with them; streams write it when told changes,
+	told      int           // or at their start
 	changed   chan struct{} // closed, and replaced, when streams have something to write
 	woken     time.Time     // when that was
-	waking    bool          // and is about to be
-	gathering bool          // told is about to change
+	waking    bool          // it is due again
+	gathering bool          // told is due to change
 }
 
 // A message is an entry of the log.
@@ -131,12 +117,12 @@ type message struct {
 	Name    string    `json:"name"`
 	Text    string    `json:"message"`
 	Time    time.Time `json:"time"`
-	segment *segment  // has it as an event
-	start   int       // that begins here
+	segment *segment  // holds its event
+	start   int       // at this offset
 }
 
-// A segment has the events of consecutive messages back to back, for one Write. Its capacity
-// is fixed, so what is in it neither moves nor changes, and is read without the lock.
+// A segment has events back to back, so that many are one Write. Its capacity is fixed: bytes
+// in it neither move nor change, and are read without the lock.
 type segment struct {
 	events []byte
 	last   int64 // id of the last message in it
@@ -145,38 +131,35 @@ type segment struct {
 // A stream is an open response to GET /events. Only its own handler writes to it, and not
 // after returning: net/http would panic, or let the bytes into another response.
 type stream struct {
-	name  string // or empty, and counted nowhere
+	name  string // or empty, and listed nowhere
 	place int64  // id of the last message written
 	users string // the users event written last
-	told  int    // the room's at that time; 0 until the first
+	told  int    // the room's then; 0 at the start
 }
 
-// newRoom returns a room whose log has one entry, for all that was said before the server
-// started: whoever saw some of that is told that the rest is missing.
+// newRoom returns a room whose log has an entry for all that was said before the server started.
 func newRoom() *room {
 	return &room{
 		log:     []message{{ID: time.Now().UnixMicro(), segment: &segment{}}},
 		streams: make(map[http.ResponseWriter]*stream),
-		names:   []string{}, // nil would be null in JSON
-		users:   formatUsers([]string{}),
-		told:    1,
+		users:   formatUsers(nil),
 		changed: make(chan struct{}),
+		told:    1,
 	}
 }
 
-// routes returns the handler of all requests. Pages from origin, unless it is empty, may use
-// the chat as its own page does.
+// routes returns the handler of all requests. Pages from origin, if it is not empty, may post.
 func (r *room) routes(origin string) (http.Handler, error) {
-	ours := http.NewCrossOriginProtection()
-	ours.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	guard := http.NewCrossOriginProtection()
+	guard.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "Pages from elsewhere cannot post here.", http.StatusForbidden)
 	}))
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", r.page)
-	mux.Handle("POST /message", ours.Handler(http.HandlerFunc(r.post)))
+	mux.Handle("POST /message", guard.Handler(http.HandlerFunc(r.post)))
 	mux.HandleFunc("GET /events", r.events)
 	if origin != "" {
-		if err := ours.AddTrustedOrigin(origin); err != nil {
+		if err := guard.AddTrustedOrigin(origin); err != nil {
 			return nil, err
 		}
 		preflight := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }
@@ -184,7 +167,7 @@ func (r *room) routes(origin string) (http.Handler, error) {
 		mux.HandleFunc("OPTIONS /events", preflight)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		// Or a client that takes nothing would hold its answer for ever. A stream renews it.
+		// Without it a client that takes nothing would stay for ever. Streams renew it.
 		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(takeTimeout))
 		if origin != "" {
 			w.Header().Set("Access-Control-Allow-Origin", origin)
@@ -194,19 +177,17 @@ func (r *room) routes(origin string) (http.Handler, error) {
 	}), nil
 }
 
-// page answers with the latest messages, and the id that its script subscribes from, or what
-// is said in between would be lost.
+// page answers with the latest messages, and the id after which its script is to go on.
 func (r *room) page(w http.ResponseWriter, _ *http.Request) {
 	messages, after := r.latest()
-	nonce := cryptorand.Text()
+	nonce := cryptorand.Text() // allows the page's own script and style, and no others
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Content-Security-Policy", fmt.Sprintf("default-src 'none'; connect-src 'self'; img-src data:; script-src 'nonce-%s'; "+
 		"style-src 'nonce-%[1]s'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'", nonce))
 	index.Execute(w, map[string]any{"Nonce": nonce, "After": after, "Messages": messages}) // fails if the visitor left
 }
 
-// post publishes a message, or says why not. It redirects whoever used the page's form, so
-// that reloading the page does not post again.
+// post publishes a message, or says why not. After a form it redirects: a reload repeats no GET.
 func (r *room) post(w http.ResponseWriter, req *http.Request) {
 	kind, _, _ := mime.ParseMediaType(req.Header.Get("Content-Type"))
 	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody)) // req.FormValue would hide err
@@ -232,8 +213,7 @@ func (r *room) post(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// events is the stream: it writes what comes after its place, waits until there is more,
-// and so on, until the reader leaves or takes nothing for takeTimeout, or the server stops.
+// events is a stream: it writes what comes after its place, and waits until there is more.
 func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	query := req.URL.Query()
 	s := &stream{name: clean(query.Get("name"))}
@@ -241,7 +221,7 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 		http.Error(w, "A stream has no body, and a name like a message's or none.", http.StatusBadRequest)
 		return
 	}
-	// For an id from nowhere all is written: an EventSource gives up for good on an error.
+	// An id from nowhere is none: for an error an EventSource would give up for good.
 	s.place, _ = strconv.ParseInt(cmp.Or(req.Header.Get("Last-Event-ID"), query.Get("after")), 10, 64)
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-cache")
@@ -249,20 +229,20 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	if req.Method == http.MethodHead {        // which ServeMux takes for a GET
 		return
 	}
-	r.subscribe(w, s)
-	defer r.unsubscribe(w, s)
+	r.register(w, s, true)
+	defer r.register(w, s, false)
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
 	response := http.NewResponseController(w)
 	for renewed := time.Now(); ; {
 		notes, events, changed := r.next(s)
-		if time.Since(renewed) > time.Second { // each time would be a sixth of all that a write costs
+		if time.Since(renewed) > time.Second { // each time would cost a sixth of all this
 			renewed = time.Now()
 			response.SetWriteDeadline(renewed.Add(takeTimeout))
 		}
 		io.WriteString(w, notes)
 		w.Write(events)
-		if response.Flush() != nil { // a Write to a reader who has left may succeed
+		if response.Flush() != nil { // small writes are buffered and do not fail
 			return
 		}
 		if changed == nil {
@@ -278,32 +258,37 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// subscribe adds a stream to the set, before it reads the log: so no message falls between.
-func (r *room) subscribe(w http.ResponseWriter, s *stream) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.streams[w] = s
-	if s.name != "" {
-		i, _ := slices.BinarySearch(r.names, s.name)
-		r.names = slices.Insert(r.names, i, s.name)
-		r.tellUsers()
-	}
-}
-
-// unsubscribe takes it out again.
-func (r *room) unsubscribe(w http.ResponseWriter, s *stream) {
+// register puts a stream into the set, or takes it out, and has everybody told of its name.
+func (r *room) register(w http.ResponseWriter, s *stream, here bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.streams, w)
-	if s.name != "" {
-		i, _ := slices.BinarySearch(r.names, s.name)
+	if here {
+		r.streams[w] = s
+	}
+	if s.name == "" {
+		return
+	}
+	i, _ := slices.BinarySearch(r.names, s.name)
+	if here {
+		r.names = slices.Insert(r.names, i, s.name)
+	} else {
 		r.names = slices.Delete(r.names, i, i+1)
-		r.tellUsers()
+	}
+	r.users = formatUsers(r.names)
+	if !r.gathering {
+		r.gathering = true
+		time.AfterFunc(gather, func() {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.gathering = false
+			r.told++
+			r.wake()
+		})
 	}
 }
 
-// next returns what s is to write, and moves its place behind that. If there is more at
-// once, changed is nil, and otherwise it is closed when there is.
+// next returns what s is to write, and what is closed when there is more: nil if there is now.
 func (r *room) next(s *stream) (notes string, events []byte, changed <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -313,7 +298,8 @@ func (r *room) next(s *stream) (notes string, events []byte, changed <-chan stru
 		if s.place <= 0 || s.place > newest {
 			s.place = lost
 		}
-		notes = formatStart(max(s.place, lost))
+		// This is no event, but its id counts: who has heard nothing yet can resume, too.
+		notes = fmt.Sprintf("retry: %d\nid: %d\n\n", 1000+rand.IntN(2001), max(s.place, lost))
 	}
 	if s.place < lost {
 		s.place = lost
@@ -327,7 +313,7 @@ func (r *room) next(s *stream) (notes string, events []byte, changed <-chan stru
 	if s.place == newest {
 		changed = r.changed
 	}
-	if s.told != r.told && s.users != r.users { // the same if somebody only reloaded the page
+	if s.told != r.told && s.users != r.users { // they are equal after a mere reload
 		s.users = r.users
 		notes += r.users
 	}
@@ -356,26 +342,9 @@ func (r *room) publish(name, text string) message {
 	m.segment.events = append(m.segment.events, event...)
 	m.segment.last = m.ID
 	r.log = append(r.log, m)
-	if len(r.log) > 1+kept+spare {
-		r.log = r.log[1:]
-	}
+	r.log = r.log[max(0, len(r.log)-1-kept-spare):]
 	r.wake()
 	return m
-}
-
-// tellUsers has everybody told who is here, once changes have gathered. The caller holds mu.
-func (r *room) tellUsers() {
-	r.users = formatUsers(r.names)
-	if !r.gathering {
-		r.gathering = true
-		time.AfterFunc(gather, func() {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			r.gathering = false
-			r.told++
-			r.wake()
-		})
-	}
 }
 
 // wake has all streams write what is new, once they have rested. The caller holds mu.
@@ -390,22 +359,18 @@ func (r *room) wake() {
 			r.woken = time.Now()
 			r.waking = false
 			r.mu.Unlock()
-			close(changed) // without mu, which is the first thing that all who wait want
+			close(changed) // after unlocking, as all who wake want mu
 		})
 	}
 }
 
-// What follows is the format on the wire, and touches nothing else.
-
-// parsePost returns what a post says, ready to be checked.
+// parsePost returns the name and the text in the body of a post, ready to be checked.
 func parsePost(kind string, body []byte) (name, text string, err error) {
-	var m struct{ Name, Message string }
+	form, err := url.ParseQuery(string(body))
+	m := struct{ Name, Message string }{form.Get("name"), form.Get("message")}
 	if kind == jsonType {
+		m.Name, m.Message = "", ""
 		err = json.Unmarshal(body, &m)
-	} else {
-		var form url.Values
-		form, err = url.ParseQuery(string(body))
-		m.Name, m.Message = form.Get("name"), form.Get("message")
 	}
 	return cmp.Or(clean(m.Name), "guest"), clean(m.Message), err
 }
@@ -415,21 +380,13 @@ func isName(s string) bool {
 	return utf8.RuneCountInString(s) <= maxName && !strings.ContainsAny(s, "\n\v\f\u0085\u2028\u2029")
 }
 
-// clean returns s as valid UTF-8, which a stream has to be, with LF at the ends of its
-// lines, and without blanks around it.
+// clean returns s as valid UTF-8, with LF between its lines, and without blanks around it.
 func clean(s string) string {
 	s = strings.ToValidUTF8(s, "\uFFFD")
 	return strings.TrimSpace(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(s))
 }
 
-// formatStart begins a stream. It is no event, having no data, but its id counts: whoever has
-// heard nothing yet can resume, too. Random times to retry after spread a crowd.
-func formatStart(id int64) string {
-	return fmt.Sprintf("retry: %d\nid: %d\n\n", 1000+rand.IntN(2001), id)
-}
-
-// formatMessage returns m as an event. JSON is one line, so nobody can type a line end, and
-// after it an event of their own.
+// formatMessage returns m as an event. JSON is one line: nobody can type the end of an event.
 func formatMessage(m message) []byte {
 	data, _ := json.Marshal(m) // cannot fail
 	return fmt.Appendf(nil, "id: %d\ndata: %s\n\n", m.ID, data)
@@ -437,7 +394,7 @@ func formatMessage(m message) []byte {
 
 // formatUsers returns the event that says who is here, from the sorted names of the streams.
 func formatUsers(sorted []string) string {
-	names := slices.Compact(slices.Clone(sorted)) // who has two tabs is one
+	names := slices.Compact(append([]string{}, sorted...)) // two tabs are one; nil would be null
 	data, _ := json.Marshal(map[string]any{"count": len(names), "names": names[:min(len(names), listed)]})
 	return fmt.Sprintf("event: users\ndata: %s\n\n", data)
 }
