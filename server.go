@@ -2,7 +2,7 @@
 // go run server.go, and open http://localhost:3000 in two tabs.
 //
 // The way of a message through this file: post checks it; publish gives it an id, encodes it
-// once and appends it to the log; wake closes the channel that all streams wait on; and events,
+// once and appends it to the log; wake soon closes the channel all streams wait on; and events,
 // running once for each stream, writes what comes after the stream's place in the log. History,
 // resuming, live delivery and catching up are all that one step.
 package main
@@ -37,13 +37,13 @@ import (
 const (
 	maxName     = 50       // characters
 	maxMessage  = 2000     // characters
-	maxBody     = 64 << 10 // bytes; in a form 2,000 emoji are 24,000, the rest is spare
+	maxBody     = 64 << 10 // bytes; in a form 2,000 emoji are 24,000, the rest is slack
 	kept        = 10_000   // messages: how far a reader may fall behind and lose nothing
-	spare       = 1000     // kept on top, for streams that begin at the oldest as new ones rain
+	spare       = 1000     // on top of kept, or new streams would begin at what is just then dropped
 	segmentSize = 64 << 10 // bytes of events written at once, and held by a reader who stalls
 	shown       = 200      // messages in the page's HTML
 	listed      = 100      // names in a users event
-	// From one wake-up to the next this passes, times the number of streams: twice what their
+	// The least time between wake-ups is this times the number of streams: twice what their
 	// writes take. So in a burst many messages share one write, and posts get their turn.
 	restPerStream = 10 * time.Microsecond
 	gather        = time.Second      // from a change to the users event, so that a reload is no leaving
@@ -74,7 +74,7 @@ func main() {
 	}
 }
 
-// run serves a new room until ctx ends, and with it all streams. Others have stopTimeout then.
+// run serves a new room until ctx ends. Streams end with it; other requests get stopTimeout.
 func run(ctx context.Context, listener net.Listener, origin string) error {
 	handler, err := newRoom().routes(origin)
 	if err != nil {
@@ -91,7 +91,7 @@ func run(ctx context.Context, listener net.Listener, origin string) error {
 	select {
 	case err := <-failed:
 		return err
-	case <-ctx.Done(): // and so each request's: Shutdown alone would wait for the streams
+	case <-ctx.Done(): // it ends every stream's, too, for which Shutdown alone would wait
 	}
 	time.AfterFunc(stopTimeout, func() { server.Close() })
 	return server.Shutdown(context.Background())
@@ -103,8 +103,8 @@ type room struct {
 	log       []message  // oldest first, after one entry for all that is gone
 	streams   map[http.ResponseWriter]*stream
 	names     []string      // of the streams that have one, sorted, with repeats
-	users     string        // the users event with them; streams write it when told changes,
-	told      int           // or at their start
+	users     string        // the users event with them
+	told      int           // number of its announcements: who has had fewer is to write it
 	changed   chan struct{} // closed, and replaced, when streams have something to write
 	woken     time.Time     // when that was
 	waking    bool          // it is due again
@@ -148,7 +148,7 @@ func newRoom() *room {
 	}
 }
 
-// routes returns the handler of all requests. Pages from origin, if it is not empty, may post.
+// routes returns the handler of all requests. Pages from origin, if any, may read and post.
 func (r *room) routes(origin string) (http.Handler, error) {
 	guard := http.NewCrossOriginProtection()
 	guard.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -187,7 +187,7 @@ func (r *room) page(w http.ResponseWriter, _ *http.Request) {
 	index.Execute(w, map[string]any{"Nonce": nonce, "After": after, "Messages": messages}) // fails if the visitor left
 }
 
-// post publishes a message, or says why not. After a form it redirects: a reload repeats no GET.
+// post publishes a message, or says why not. After a form it redirects: a reload posts nothing.
 func (r *room) post(w http.ResponseWriter, req *http.Request) {
 	kind, _, _ := mime.ParseMediaType(req.Header.Get("Content-Type"))
 	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody)) // req.FormValue would hide err
@@ -221,7 +221,7 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 		http.Error(w, "A stream has no body, and a name like a message's or none.", http.StatusBadRequest)
 		return
 	}
-	// An id from nowhere is none: for an error an EventSource would give up for good.
+	// An unreadable id is none: after an error an EventSource would give up for good.
 	s.place, _ = strconv.ParseInt(cmp.Or(req.Header.Get("Last-Event-ID"), query.Get("after")), 10, 64)
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-cache")
@@ -236,7 +236,7 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	response := http.NewResponseController(w)
 	for renewed := time.Now(); ; {
 		notes, events, changed := r.next(s)
-		if time.Since(renewed) > time.Second { // each time would cost a sixth of all this
+		if time.Since(renewed) > time.Second { // each time would cost a sixth of the CPU
 			renewed = time.Now()
 			response.SetWriteDeadline(renewed.Add(takeTimeout))
 		}
