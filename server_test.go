@@ -177,8 +177,13 @@ func TestStart(t *testing.T) {
 	if err != nil || retry < 1000 || retry > 3000 || users != `{"count":1,"names":["Ada"]}` {
 		t.Errorf("scanned %d: retry %d, id %d, users %s, error %v", n, retry, id, users, err)
 	}
-	if resp := do(t, "HEAD", addr+"/events", "", ""); resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" {
-		t.Errorf("HEAD: %v %v", resp.Status, resp.Header)
+	// A HEAD ends: what is asked after it on the same connection is answered.
+	conn := dial(t, addr)
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	io.WriteString(conn, "HEAD /events HTTP/1.1\r\nHost: x\r\n\r\nGET /nowhere HTTP/1.0\r\n\r\n")
+	answers, err := io.ReadAll(conn)
+	if err != nil || !bytes.Contains(answers, []byte("text/event-stream")) || !bytes.Contains(answers, []byte("404")) {
+		t.Errorf("HEAD: %s %v", answers, err)
 	}
 }
 
