@@ -82,7 +82,7 @@ func run(ctx context.Context, listener net.Listener, origin string) error {
 	}
 	server := &http.Server{
 		Handler:     handler,
-		ReadTimeout: sendTimeout, // a WriteTimeout would end healthy streams, too; see routes
+		ReadTimeout: sendTimeout, // for writing, routes sets a deadline that streams renew
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	failed := make(chan error, 1)
