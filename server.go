@@ -35,22 +35,20 @@ import (
 )
 
 const (
-	maxName     = 50       // characters
-	maxMessage  = 2000     // characters
-	maxBody     = 64 << 10 // bytes; in a form 2,000 emoji are 24,000, the rest is slack
-	kept        = 10_000   // messages: how far a reader may fall behind and lose nothing
-	spare       = 1000     // on top of kept, or new streams would begin at what is just then dropped
-	segmentSize = 64 << 10 // bytes of events written at once, and held by a reader who stalls
-	shown       = 200      // messages in the page's HTML
-	listed      = 100      // names in a users event
-	// The least time between wake-ups is this times the number of streams: twice what their
-	// writes take. So in a burst many messages share one write, and posts get their turn.
-	restPerStream = 10 * time.Microsecond
-	gather        = time.Second      // from a change to the users event, so that a reload is no leaving
-	heartbeat     = 15 * time.Second // proxies and phones close what is silent for longer
-	takeTimeout   = 30 * time.Second // for a reader to take something; heartbeats renew it, too
-	sendTimeout   = 20 * time.Second // for a request to arrive, body and all
-	stopTimeout   = 3 * time.Second  // for requests under way when the server stops
+	maxName       = 50                    // characters
+	maxMessage    = 2000                  // characters
+	maxBody       = 64 << 10              // bytes; in a form 2,000 emoji are 24,000, the rest is slack
+	kept          = 10_000                // messages: how far a reader may fall behind and lose nothing
+	spare         = 1000                  // on top of kept, or new streams would begin at what is just then dropped
+	segmentSize   = 64 << 10              // bytes of events written at once, and held by a reader who stalls
+	shown         = 200                   // messages in the page's HTML
+	listed        = 100                   // names in a users event
+	restPerStream = 10 * time.Microsecond // between wake-ups, times the streams: in a burst many messages share a write
+	gather        = time.Second           // from a change to the users event, so that a reload is no leaving
+	heartbeat     = 15 * time.Second      // proxies and phones close what is silent for longer
+	takeTimeout   = 30 * time.Second      // for a client to take something; streams renew it
+	sendTimeout   = 20 * time.Second      // for a request to arrive, body and all
+	stopTimeout   = 3 * time.Second       // for requests under way when the server stops
 	formType      = "application/x-www-form-urlencoded"
 	jsonType      = "application/json"
 )
@@ -104,11 +102,12 @@ type room struct {
 	streams   map[http.ResponseWriter]*stream
 	names     []string      // of the streams that have one, sorted, with repeats
 	users     string        // the users event with them
-	told      int           // number of its announcements: who has had fewer is to write it
+	announced int           // so often; a stream that has seen less writes users, or a comment
+	announcer *time.Timer   // for the next time
 	changed   chan struct{} // closed, and replaced, when streams have something to write
 	woken     time.Time     // when that was
 	waking    bool          // it is due again
-	gathering bool          // told is due to change
+	gathering bool          // the names have changed since announced
 }
 
 // A message is an entry of the log.
@@ -131,29 +130,27 @@ type segment struct {
 // A stream is an open response to GET /events. Only its own handler writes to it, and not
 // after returning: net/http would panic, or let the bytes into another response.
 type stream struct {
-	name  string // or empty, and listed nowhere
-	place int64  // id of the last message written
-	users string // the users event written last
-	told  int    // the room's then; 0 at the start
+	name      string // or empty, and listed nowhere
+	place     int64  // id of the last message written
+	users     string // the users event written last
+	announced int    // the room's then; 0 at the start
 }
 
 // newRoom returns a room whose log has an entry for all that was said before the server started.
 func newRoom() *room {
-	return &room{
+	r := &room{
 		log:     []message{{ID: time.Now().UnixMicro(), segment: &segment{}}},
 		streams: make(map[http.ResponseWriter]*stream),
 		users:   formatUsers(nil),
 		changed: make(chan struct{}),
-		told:    1,
 	}
+	r.announce()
+	return r
 }
 
 // routes returns the handler of all requests. Pages from origin, if any, may read and post.
 func (r *room) routes(origin string) (http.Handler, error) {
 	guard := http.NewCrossOriginProtection()
-	guard.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "Pages from elsewhere cannot post here.", http.StatusForbidden)
-	}))
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", r.page)
 	mux.Handle("POST /message", guard.Handler(http.HandlerFunc(r.post)))
@@ -162,9 +159,8 @@ func (r *room) routes(origin string) (http.Handler, error) {
 		if err := guard.AddTrustedOrigin(origin); err != nil {
 			return nil, err
 		}
-		preflight := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }
-		mux.HandleFunc("OPTIONS /message", preflight)
-		mux.HandleFunc("OPTIONS /events", preflight)
+		mux.HandleFunc("OPTIONS /message", func(http.ResponseWriter, *http.Request) {}) // a browser asks, and
+		mux.HandleFunc("OPTIONS /events", func(http.ResponseWriter, *http.Request) {})  // the headers say it
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		// Without it a client that takes nothing would stay for ever. Streams renew it.
@@ -226,33 +222,33 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-cache")
 	w.Header().Set("X-Accel-Buffering", "no") // nginx would wait until it has 4 KB
-	if req.Method == http.MethodHead {        // which ServeMux takes for a GET
-		return
-	}
 	r.register(w, s, true)
 	defer r.register(w, s, false)
-	beat := time.NewTicker(heartbeat)
-	defer beat.Stop()
 	response := http.NewResponseController(w)
-	for renewed := time.Now(); ; {
+	// To send the headers takes 3 KB of stack: on this goroutine's it would be kept for good.
+	var headers sync.WaitGroup
+	headers.Go(func() { response.Flush() })
+	headers.Wait()
+	gone := req.Context().Done()
+	for renewed := time.Now(); req.Method != http.MethodHead; { // which ServeMux takes for a GET
 		notes, events, changed := r.next(s)
+		if notes == "" && events == nil {
+			select {
+			case <-changed:
+			case <-gone:
+				return
+			}
+			continue
+		}
 		if time.Since(renewed) > time.Second { // each time would cost a sixth of the CPU
 			renewed = time.Now()
 			response.SetWriteDeadline(renewed.Add(takeTimeout))
 		}
-		io.WriteString(w, notes)
+		if notes != "" {
+			io.WriteString(w, notes)
+		}
 		w.Write(events)
 		if response.Flush() != nil { // small writes are buffered and do not fail
-			return
-		}
-		if changed == nil {
-			continue
-		}
-		select {
-		case <-changed:
-		case <-beat.C:
-			io.WriteString(w, ":\n\n")
-		case <-req.Context().Done():
 			return
 		}
 	}
@@ -276,24 +272,28 @@ func (r *room) register(w http.ResponseWriter, s *stream, here bool) {
 		r.names = slices.Delete(r.names, i, i+1)
 	}
 	r.users = formatUsers(r.names)
-	if !r.gathering {
+	if !r.gathering && r.announcer.Stop() { // or else it is due just now
 		r.gathering = true
-		time.AfterFunc(gather, func() {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			r.gathering = false
-			r.told++
-			r.wake()
-		})
+		r.announcer = time.AfterFunc(gather, r.announce)
 	}
 }
 
-// next returns what s is to write, and what is closed when there is more: nil if there is now.
+// announce has all streams write who is here, or a comment if they know: the heartbeat.
+func (r *room) announce() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.gathering = false
+	r.announced++
+	r.wake()
+	r.announcer = time.AfterFunc(heartbeat, r.announce)
+}
+
+// next returns what s is to write, and what is closed when there is more.
 func (r *room) next(s *stream) (notes string, events []byte, changed <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	lost, newest := r.log[0].ID, r.log[len(r.log)-1].ID
-	if s.told == 0 { // it is new
+	if s.announced == 0 { // it is new
 		lost = r.log[max(0, len(r.log)-1-kept)].ID
 		if s.place <= 0 || s.place > newest {
 			s.place = lost
@@ -310,15 +310,15 @@ func (r *room) next(s *stream) (notes string, events []byte, changed <-chan stru
 		events = r.log[i].segment.events[r.log[i].start:]
 		s.place = r.log[i].segment.last
 	}
-	if s.place == newest {
-		changed = r.changed
+	if s.announced != r.announced {
+		note := r.users
+		if note == s.users {
+			note = ":\n\n"
+		}
+		notes += note
+		s.announced, s.users = r.announced, r.users
 	}
-	if s.told != r.told && s.users != r.users { // they are equal after a mere reload
-		s.users = r.users
-		notes += r.users
-	}
-	s.told = r.told
-	return notes, events, changed
+	return notes, events, r.changed
 }
 
 // latest returns the messages that the page shows, and the id of the last one ever.
