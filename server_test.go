@@ -1203,18 +1203,23 @@ func BenchmarkArrivals(b *testing.B) {
 		arrive(i)
 	}
 	watcher := subscribe(b, addr, "?name=watcher", "")
-	begun := time.Now()
-	for i := 0; b.Loop(); i++ {
-		(<-here).Close()
-		arrive(cap(here) + i)
-		if i%100 == 0 {
-			post(b, addr, "", "still flowing")
+	watcher.users() // the one on connecting
+	arrived := cap(here)
+	for b.Loop() {
+		posts, told := 0, len(watcher.here)
+		begun := time.Now()
+		for ; time.Since(begun) < 5*time.Second; arrived++ {
+			(<-here).Close()
+			arrive(arrived)
+			if arrived%100 == 0 {
+				post(b, addr, "", "still flowing")
+				posts++
+			}
 		}
+		watcher.messages(posts)
+		b.ReportMetric(float64(len(watcher.here)-told)/time.Since(begun).Seconds(), "users-events/s")
+		b.ReportMetric(float64(posts)*100/time.Since(begun).Seconds(), "arrivals/s")
 	}
-	seconds := time.Since(begun).Seconds()
-	watcher.messages((b.N + 99) / 100)
-	b.ReportMetric(float64(len(watcher.here)-2)/seconds, // without the one on connecting, and one due by then
-		"users-events/s")
 }
 
 // BenchmarkPublish has nobody read, and much or little kept.
