@@ -1304,6 +1304,7 @@ func (l load) floor(b *testing.B) (result, time.Duration) {
 	l.Addr = "http://" + listener.Addr().String()
 	const first = "retry: 1000\nid: 1\n\nevent: users\ndata: {\"count\":0,\"names\":[]}\n\n"
 	files := make([]*os.File, l.Readers)
+	fds := make([]int, l.Readers)
 	go func() {
 		for i := range files {
 			conn, err := listener.Accept()
@@ -1313,6 +1314,7 @@ func (l load) floor(b *testing.B) (result, time.Duration) {
 			http.ReadRequest(bufio.NewReader(conn))
 			fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n", len(first), first)
 			files[i], _ = conn.(*net.TCPConn).File()
+			fds[i] = int(files[i].Fd())
 			conn.Close()
 		}
 	}()
@@ -1326,8 +1328,8 @@ func (l load) floor(b *testing.B) (result, time.Duration) {
 	used := cpu()
 	for i := range l.Messages {
 		time.Sleep(time.Until(begin.Add(time.Duration(i) * l.Pace)))
-		for _, file := range files {
-			syscall.Write(int(file.Fd()), chunk)
+		for _, fd := range fds {
+			syscall.Write(fd, chunk)
 		}
 	}
 	used = cpu() - used
