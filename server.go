@@ -46,7 +46,7 @@ const (
 	gather        = time.Second           // from a change to the users event, so that a reload is no leaving
 	heartbeat     = 15 * time.Second      // proxies and phones close what is silent for longer
 	takeTimeout   = 30 * time.Second      // for a client to take something; streams renew it
-	sendTimeout   = 20 * time.Second      // for a request to arrive, body and all
+	sendTimeout   = 15 * time.Second      // for a request to arrive, and before that for its first bytes
 	stopTimeout   = 3 * time.Second       // for requests under way when the server stops
 	formType      = "application/x-www-form-urlencoded"
 	jsonType      = "application/json"
@@ -101,12 +101,11 @@ type room struct {
 	streams   map[http.ResponseWriter]*stream
 	names     []string      // of the streams that have one, sorted, with repeats
 	users     string        // the users event with them
-	announced int           // so often; a stream that has seen less writes users, or a comment
-	announcer *time.Timer   // for the next time
+	announced int           // how often users was; a stream that is behind writes it, or a comment
+	announcer *time.Timer   // runs announce
 	changed   chan struct{} // closed, and replaced, when streams have something to write
-	woken     time.Time     // when that was
-	waking    bool          // it is due again
-	gathering bool          // the names have changed since announced
+	due       time.Time     // when that is due, or was
+	gathering bool          // the names have changed since
 }
 
 // A message is an entry of the log.
@@ -119,11 +118,10 @@ type message struct {
 	start   int       // at this offset
 }
 
-// A segment has events back to back, so that many are one Write. Its capacity is fixed: bytes
-// in it neither move nor change, and are read without the lock.
+// A segment has events back to back, so that many are one Write.
 type segment struct {
-	events []byte
-	last   int64 // id of the last message in it
+	events []byte // never outgrows its capacity: bytes do not move, and are read without the lock
+	last   int64  // id of the last message in it
 }
 
 // A stream is an open response to GET /events. Only its own handler writes to it, and not
@@ -162,7 +160,6 @@ func (r *room) routes(origin string) (http.Handler, error) {
 		mux.HandleFunc("OPTIONS /events", func(http.ResponseWriter, *http.Request) {})  // the headers say it
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		// Without it a client that takes nothing would stay for ever. Streams renew it.
 		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(takeTimeout))
 		if origin != "" {
 			w.Header().Set("Access-Control-Allow-Origin", origin)
@@ -222,15 +219,19 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Cache-Control", "no-cache")
 	w.Header().Set("X-Accel-Buffering", "no")       // nginx would wait until it has 4 KB
 	w.Header().Set("Transfer-Encoding", "identity") // no chunks around events, for a 20th less CPU
-	r.register(w, s, true)
-	defer r.register(w, s, false)
+	if req.Method == http.MethodHead {              // which ServeMux takes for a GET
+		return
+	}
 	response := http.NewResponseController(w)
-	// To send the headers takes 3 KB of stack: on this goroutine's it would be kept for good.
-	var headers sync.WaitGroup
-	headers.Go(func() { response.Flush() })
-	headers.Wait()
+	var start sync.WaitGroup
+	start.Go(func() { // on a stack that grows to 8 KB and goes; this goroutine would keep its own so large
+		r.register(w, s, true)
+		response.Flush()
+	})
+	start.Wait()
+	defer r.register(w, s, false)
 	gone := req.Context().Done()
-	for renewed := time.Now(); req.Method != http.MethodHead; { // which ServeMux takes for a GET
+	for renewed := time.Now(); ; {
 		notes, events, changed := r.next(s)
 		if notes == "" && events == nil {
 			select {
@@ -278,7 +279,7 @@ func (r *room) register(w http.ResponseWriter, s *stream, here bool) {
 	}
 }
 
-// announce has all streams write who is here, or a comment if they know: the heartbeat.
+// announce has all streams write who is here or, if they know, a comment: the heartbeat.
 func (r *room) announce() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -349,15 +350,13 @@ func (r *room) publish(name, text string) message {
 
 // wake has all streams write what is new, once they have rested. The caller holds mu.
 func (r *room) wake() {
-	if !r.waking {
-		r.waking = true
-		rest := time.Duration(len(r.streams)) * restPerStream
-		time.AfterFunc(rest-time.Since(r.woken), func() {
+	if now := time.Now(); !now.Before(r.due) {
+		rest := max(0, time.Duration(len(r.streams))*restPerStream-now.Sub(r.due))
+		r.due = now.Add(rest)
+		time.AfterFunc(rest, func() {
 			r.mu.Lock()
 			changed := r.changed
 			r.changed = make(chan struct{})
-			r.woken = time.Now()
-			r.waking = false
 			r.mu.Unlock()
 			close(changed) // after unlocking, as all who wake want mu
 		})

@@ -592,6 +592,23 @@ func TestTime(t *testing.T) {
 			}
 		})
 	})
+	t.Run("gathered", func(t *testing.T) {
+		serve(t, func(dial func(string) *bufio.Reader) {
+			watcher := dial(fmt.Sprintf(get, ""))
+			until(t, watcher, `data: {"count":0,`)
+			arrive := func(name, want string) { until(t, dial(fmt.Sprintf(get, name)), want) }
+			for i, later := range []string{`data: {"count":2,`, `data: {"count":4,`} { // the second time as the first
+				begun := time.Now()
+				arrive(fmt.Sprint("Ada", i), `data: {"count":`)
+				time.Sleep(gather / 2)
+				arrive(fmt.Sprint("Bob", i), later)
+				until(t, watcher, later)
+				if took := time.Since(begun); took != gather {
+					t.Errorf("told after %v, want %v", took, gather)
+				}
+			}
+		})
+	})
 	t.Run("stalled", func(t *testing.T) {
 		serve(t, func(dial func(string) *bufio.Reader) {
 			watcher := dial(fmt.Sprintf(get, ""))
@@ -787,17 +804,22 @@ func TestReadme(t *testing.T) {
 			"kept":        fmt.Sprintf("%d,%03d messages", kept/1000, kept%1000),
 			"maxMessage":  fmt.Sprintf("%d,%03d characters", maxMessage/1000, maxMessage%1000),
 			"maxName":     fmt.Sprintf("%d characters", maxName),
-			"heartbeat":   fmt.Sprintf("%.0f s", heartbeat.Seconds()),
 			"takeTimeout": fmt.Sprintf("%.0f s", takeTimeout.Seconds()),
 			"sendTimeout": fmt.Sprintf("%.0f s", sendTimeout.Seconds()),
 			"stopTimeout": fmt.Sprintf("%.0f s", stopTimeout.Seconds()),
 		} {
-			if row := fmt.Sprintf("\n| `%s` | %s |", name, value); !strings.Contains(readme, row) {
-				t.Errorf("the README does not have the row %s", row)
+			if words := fmt.Sprintf("`%s` (%s)", name, value); !strings.Contains(strings.ReplaceAll(readme, "\n", " "), words) {
+				t.Errorf("the README does not have %s", words)
 			}
 		}
-		if shown != 200 || !strings.Contains(readme, "the latest 200 messages") {
-			t.Error("the README is wrong about how much is shown")
+		for _, words := range []string{
+			fmt.Sprintf("the latest %d messages", shown),
+			fmt.Sprintf("(%d names at most)", listed),
+			fmt.Sprintf("a comment, every %.0f seconds", heartbeat.Seconds()),
+		} {
+			if !strings.Contains(readme, words) {
+				t.Errorf("the README does not have %q", words)
+			}
 		}
 	})
 	t.Run("answers", func(t *testing.T) {
