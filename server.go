@@ -42,7 +42,7 @@ const (
 	segmentSize   = 64 << 10              // bytes of events written at once, and held by a reader who stalls
 	shown         = 200                   // messages in the page's HTML
 	listed        = 100                   // names in a users event
-	restPerStream = 10 * time.Microsecond // between wake-ups, times the streams: in a burst many messages share a write
+	restPerStream = 15 * time.Microsecond // between wake-ups, times the streams: in a burst many messages share a write
 	gather        = time.Second           // from a change to the users event, so that a reload is no leaving
 	heartbeat     = 15 * time.Second      // proxies and phones close what is silent for longer
 	takeTimeout   = 30 * time.Second      // for a client to take something; streams renew it
@@ -104,7 +104,8 @@ type room struct {
 	announced int           // how often users was; a stream that is behind writes it, or a comment
 	announcer *time.Timer   // runs announce
 	changed   chan struct{} // closed, and replaced, when streams have something to write
-	due       time.Time     // when that is due, or was
+	woken     time.Time     // when that was
+	waking    bool          // it is due again
 	gathering bool          // the names have changed since
 }
 
@@ -230,8 +231,7 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	})
 	start.Wait()
 	defer r.register(w, s, false)
-	gone := req.Context().Done()
-	for renewed := time.Now(); ; {
+	for gone, renewed := req.Context().Done(), time.Now(); ; {
 		notes, events, changed := r.next(s)
 		if notes == "" && events == nil {
 			select {
@@ -350,13 +350,14 @@ func (r *room) publish(name, text string) message {
 
 // wake has all streams write what is new, once they have rested. The caller holds mu.
 func (r *room) wake() {
-	if now := time.Now(); !now.Before(r.due) {
-		rest := max(0, time.Duration(len(r.streams))*restPerStream-now.Sub(r.due))
-		r.due = now.Add(rest)
-		time.AfterFunc(rest, func() {
+	if !r.waking {
+		r.waking = true
+		time.AfterFunc(time.Duration(len(r.streams))*restPerStream-time.Since(r.woken), func() {
 			r.mu.Lock()
 			changed := r.changed
 			r.changed = make(chan struct{})
+			r.woken = time.Now()
+			r.waking = false
 			r.mu.Unlock()
 			close(changed) // after unlocking, as all who wake want mu
 		})
