@@ -2,8 +2,8 @@
 // go run server.go, and open http://localhost:3000 in two tabs.
 //
 // The way of a message: post checks it; publish gives it an id, encodes it once and appends it
-// to the log; wake closes the channel that all streams wait on; and events, running once for
-// each, writes what comes after its place in the log. Resuming and catching up are that, too.
+// to the log; wake closes the channel that all streams wait on; and events, one for each stream,
+// writes what comes after its place in the log. Resuming and catching up are that, too.
 package main
 
 import (
@@ -38,15 +38,15 @@ const (
 	maxMessage    = 2000                  // characters
 	maxBody       = 64 << 10              // bytes; in a form 2,000 emoji are 24,000, the rest is slack
 	kept          = 10_000                // messages: how far a reader may fall behind and lose nothing
-	spare         = 1000                  // on top of kept, or new streams would begin at what is just then dropped
+	spare         = 1000                  // beyond kept, or the next message would drop what a new stream is about to read
 	segmentSize   = 64 << 10              // bytes of events written at once, and held by a reader who stalls
 	shown         = 200                   // messages in the page's HTML
 	listed        = 100                   // names in a users event
-	restPerStream = 15 * time.Microsecond // between wake-ups, times the streams: in a burst many messages share a write
+	restPerStream = 15 * time.Microsecond // for each stream, between wake-ups: in a burst many messages share a write
 	gather        = time.Second           // from a change to the users event, so that a reload is no leaving
 	heartbeat     = 15 * time.Second      // proxies and phones close what is silent for longer
 	takeTimeout   = 30 * time.Second      // for a client to take something; streams renew it
-	sendTimeout   = 15 * time.Second      // for a request to arrive, and before that for its first bytes
+	sendTimeout   = 15 * time.Second      // for a request to arrive, after as long for its first bytes
 	stopTimeout   = 3 * time.Second       // for requests under way when the server stops
 	formType      = "application/x-www-form-urlencoded"
 	jsonType      = "application/json"
@@ -79,7 +79,7 @@ func run(ctx context.Context, listener net.Listener, origin string) error {
 	}
 	server := &http.Server{
 		Handler:     handler,
-		ReadTimeout: sendTimeout, // for writing, routes sets a deadline that streams renew
+		ReadTimeout: sendTimeout, // of a request, not of a stream; for writing, routes sets a deadline
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	failed := make(chan error, 1)
@@ -88,7 +88,7 @@ func run(ctx context.Context, listener net.Listener, origin string) error {
 	select {
 	case err := <-failed:
 		return err
-	case <-ctx.Done(): // it ends every stream's, too, for which Shutdown alone would wait
+	case <-ctx.Done(): // every stream's context ends with it; Shutdown alone would wait for them
 	}
 	time.AfterFunc(stopTimeout, func() { server.Close() })
 	return server.Shutdown(context.Background())
@@ -97,16 +97,16 @@ func run(ctx context.Context, listener net.Listener, origin string) error {
 // A room is an ordered log of messages, and the set of the streams that follow it.
 type room struct {
 	mu        sync.Mutex // guards all of this; never held while writing to a client
-	log       []message  // oldest first, after one entry for all that is gone
+	log       []message  // oldest first; the first entry stands for all that is gone
 	streams   map[http.ResponseWriter]*stream
 	names     []string      // of the streams that have one, sorted, with repeats
 	users     string        // the users event with them
-	announced int           // how often users was; a stream that is behind writes it, or a comment
+	announced int           // number of announcements; a stream that is behind writes users, or a comment
 	announcer *time.Timer   // runs announce
 	changed   chan struct{} // closed, and replaced, when streams have something to write
-	woken     time.Time     // when that was
-	waking    bool          // it is due again
-	gathering bool          // the names have changed since
+	woken     time.Time     // when it was closed last
+	waking    bool          // it is due to be closed
+	gathering bool          // announcer is set to gather, not to the heartbeat
 }
 
 // A message is an entry of the log.
@@ -125,8 +125,8 @@ type segment struct {
 	last   int64  // id of the last message in it
 }
 
-// A stream is an open response to GET /events. Only its own handler writes to it, and not
-// after returning: net/http would panic, or let the bytes into another response.
+// A stream is an open response to GET /events. Nobody writes to it but for its own handler,
+// and not after that returned: net/http would panic, or let the bytes into another response.
 type stream struct {
 	name      string // or empty, and listed nowhere
 	place     int64  // id of the last message written
@@ -210,7 +210,7 @@ func (r *room) post(w http.ResponseWriter, req *http.Request) {
 func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	query := req.URL.Query()
 	s := &stream{name: clean(query.Get("name"))}
-	if !isName(s.name) || req.ContentLength != 0 { // with a body net/http does not notice who leaves
+	if !isName(s.name) || req.ContentLength != 0 { // with a body net/http does not notice that a reader leaves
 		http.Error(w, "A stream has no body, and a name like a message's or none.", http.StatusBadRequest)
 		return
 	}
@@ -225,7 +225,7 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	}
 	response := http.NewResponseController(w)
 	var start sync.WaitGroup
-	start.Go(func() { // on a stack that grows to 8 KB and goes; this goroutine would keep its own so large
+	start.Go(func() { // on a stack that grows to 8 KB and is freed; this goroutine's would stay so large
 		r.register(w, s, true)
 		response.Flush()
 	})
@@ -273,7 +273,7 @@ func (r *room) register(w http.ResponseWriter, s *stream, here bool) {
 		r.names = slices.Delete(r.names, i, i+1)
 	}
 	r.users = formatUsers(r.names)
-	if !r.gathering && r.announcer.Stop() { // or else it is due just now
+	if !r.gathering && r.announcer.Stop() { // else announce has fired, and waits for mu
 		r.gathering = true
 		r.announcer = time.AfterFunc(gather, r.announce)
 	}
@@ -294,12 +294,12 @@ func (r *room) next(s *stream) (notes string, events []byte, changed <-chan stru
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	lost, newest := r.log[0].ID, r.log[len(r.log)-1].ID
-	if s.announced == 0 { // it is new
+	if s.announced == 0 { // it is new, and does not get the spare
 		lost = r.log[max(0, len(r.log)-1-kept)].ID
 		if s.place <= 0 || s.place > newest {
 			s.place = lost
 		}
-		// This is no event, but its id counts: who has heard nothing yet can resume, too.
+		// No event, but its id counts: who has heard nothing can resume, too; and not all at once.
 		notes = fmt.Sprintf("retry: %d\nid: %d\n\n", 1000+rand.IntN(2001), max(s.place, lost))
 	}
 	if s.place < lost {
@@ -329,7 +329,7 @@ func (r *room) latest() (messages []message, id int64) {
 	return slices.Clone(r.log[max(1, len(r.log)-shown):]), r.log[len(r.log)-1].ID
 }
 
-// publish appends a message to the log.
+// publish gives a message its id and time, appends it to the log, and has it written soon.
 func (r *room) publish(name, text string) message {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -366,13 +366,13 @@ func (r *room) wake() {
 
 // parsePost returns the name and the text in the body of a post, ready to be checked.
 func parsePost(kind string, body []byte) (name, text string, err error) {
-	form, err := url.ParseQuery(string(body))
-	m := struct{ Name, Message string }{form.Get("name"), form.Get("message")}
+	var m struct{ Name, Message string }
 	if kind == jsonType {
-		m.Name, m.Message = "", ""
 		err = json.Unmarshal(body, &m)
+		return cmp.Or(clean(m.Name), "guest"), clean(m.Message), err
 	}
-	return cmp.Or(clean(m.Name), "guest"), clean(m.Message), err
+	form, err := url.ParseQuery(string(body))
+	return cmp.Or(clean(form.Get("name")), "guest"), clean(form.Get("message")), err
 }
 
 // isName reports whether s is one line and not too long.
