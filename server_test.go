@@ -179,7 +179,7 @@ func TestStart(t *testing.T) {
 	}
 	// A HEAD ends: what is asked after it on the same connection is answered.
 	conn := dial(t, addr)
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(30 * time.Second))
 	io.WriteString(conn, "HEAD /events HTTP/1.1\r\nHost: x\r\n\r\nGET /nowhere HTTP/1.0\r\n\r\n")
 	answers, err := io.ReadAll(conn)
 	if err != nil || !bytes.Contains(answers, []byte("text/event-stream")) || !bytes.Contains(answers, []byte("404")) {
@@ -478,11 +478,14 @@ func TestRestart(t *testing.T) {
 func TestUsers(t *testing.T) {
 	addr := start(t, "")
 	watcher := subscribe(t, addr, "", "")
+	data := func(names []string) string {
+		data, _ := json.Marshal(map[string]any{"count": len(names), "names": append([]string{}, names...)})
+		return string(data)
+	}
 	want := func(reader *reader, names ...string) {
 		t.Helper()
-		data, _ := json.Marshal(map[string]any{"count": len(names), "names": append([]string{}, names...)})
-		if got := reader.users(); got != string(data) {
-			t.Errorf("here is %s, want %s", got, data)
+		if got := reader.users(); got != data(names) {
+			t.Errorf("here is %s, want %s", got, data(names))
 		}
 	}
 	want(watcher)
@@ -494,7 +497,9 @@ func TestUsers(t *testing.T) {
 	want(watcher, "Ada", "Bob")
 	want(ada, "Ada", "Bob")
 
-	// A page that is reloaded comes back within the second: what is told next is the arrivals.
+	// A page that is reloaded comes back within the second: what is told next is the arrivals,
+	// all at once, or on a slow machine those of each second.
+	begun := time.Now()
 	bob.close()
 	bob = subscribe(t, addr, "?name=Bob", "")
 	subscribe(t, addr, "?name=", "")
@@ -504,11 +509,16 @@ func TestUsers(t *testing.T) {
 		subscribe(t, addr, "?name="+url.QueryEscape(all[2+i]), "")
 		subscribe(t, addr, "?name="+url.QueryEscape(all[2+i]), "")
 	}
+	seconds := int(time.Since(begun) / gather)
 	post(t, addr, "", "hello") // which makes nobody think that the news has been told
-	watcher.messages(1)
-	want(watcher, all...)
-	ada.messages(1)
-	want(ada, all...)
+	for _, reader := range []*reader{watcher, ada} {
+		reader.messages(1)
+		for told := 1; reader.users() != data(all); told++ {
+			if told > seconds {
+				t.Fatalf("not all are told of within %d s", seconds+1)
+			}
+		}
+	}
 	ada.close()
 	want(watcher, all[1:]...)
 }
@@ -533,7 +543,7 @@ func TestStalledReaders(t *testing.T) {
 	for i := range posts {
 		begun := time.Now()
 		post(t, addr, "", text[:len(text)-4*(i%2)])
-		if took := time.Since(begun); took > time.Second {
+		if took := time.Since(begun); took > takeTimeout/2 { // a slow machine alone takes 2 s
 			t.Errorf("post %d took %v", i, took)
 		}
 	}
@@ -1116,7 +1126,7 @@ func TestBrowserKeyboard(t *testing.T) {
 }
 
 func TestBrowserBurst(t *testing.T) {
-	const burst = 1_000
+	const burst = 3_000
 	w := newBrowser(t, start(t, "")).open()
 	w.click("#connect") // so that all of them come at once
 	w.wait("state()", "disconnected")
@@ -1129,10 +1139,10 @@ func TestBrowserBurst(t *testing.T) {
 	w.click("#connect")
 	w.wait("all('#log li[data-id] .text').at(-1)?.textContent", fmt.Sprint("message ", burst))
 	w.wait("all('#log li[data-id]').length <= 500", "true")
-	w.wait("all('#log li[data-id] .text').every((text, i, { length }) => text.textContent == `message ${1000 - length + i + 1}`)", "true")
-	w.wait("number('#wire-count') >= 1000", "true")
+	w.wait("all('#log li[data-id] .text').every((text, i, { length }) => text.textContent == `message ${3000 - length + i + 1}`)", "true")
+	w.wait("number('#wire-count') >= 3000", "true")
 	w.wait("all('#wire-log > li').length", "20")
-	if w.eval("longest > 1000") == "true" {
+	if w.eval("longest > 2000") == "true" {
 		t.Errorf("the page did nothing else for %s ms", w.eval("longest"))
 	}
 }
@@ -1563,7 +1573,7 @@ var client = &http.Client{
 // do sends a request, with lines of header such as "Origin: null", and returns the response.
 func do(t testing.TB, method, url, kind, body string, header ...string) *http.Response {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	t.Cleanup(cancel)
 	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
@@ -1927,7 +1937,7 @@ func (w *window) eval(expression string) (value string) {
 // wait waits until a JavaScript expression has the value.
 func (w *window) wait(expression, want string) {
 	w.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		got := w.eval(expression)
 		if got == want {
