@@ -38,15 +38,15 @@ const (
 	maxMessage    = 2000                  // characters
 	maxBody       = 64 << 10              // bytes; in a form 2,000 emoji are 24,000, the rest is slack
 	kept          = 10_000                // messages: how far a reader may fall behind and lose nothing
-	spare         = 1000                  // beyond kept, or the next message would drop what a new stream is about to read
+	spare         = 1000                  // beyond kept: what may be said while a newcomer reads on from the oldest
 	segmentSize   = 64 << 10              // bytes of events written at once, and held by a reader who stalls
 	shown         = 200                   // messages in the page's HTML
 	listed        = 100                   // names in a users event
 	restPerStream = 15 * time.Microsecond // for each stream, between wake-ups: in a burst many messages share a write
 	gather        = time.Second           // from a change to the users event, so that a reload is no leaving
-	heartbeat     = 15 * time.Second      // proxies and phones close what is silent for longer
+	heartbeat     = 15 * time.Second      // of the room; proxies and phones close what is silent for longer
 	takeTimeout   = 30 * time.Second      // for a client to take something; streams renew it
-	sendTimeout   = 15 * time.Second      // for a request to arrive, after as long for its first bytes
+	sendTimeout   = 15 * time.Second      // for a request to arrive; a connection kept alive may wait as long for it to begin
 	stopTimeout   = 3 * time.Second       // for requests under way when the server stops
 	formType      = "application/x-www-form-urlencoded"
 	jsonType      = "application/json"
@@ -96,17 +96,17 @@ func run(ctx context.Context, listener net.Listener, origin string) error {
 
 // A room is an ordered log of messages, and the set of the streams that follow it.
 type room struct {
-	mu        sync.Mutex // guards all of this; never held while writing to a client
-	log       []message  // oldest first; the first entry stands for all that is gone
-	streams   map[http.ResponseWriter]*stream
-	names     []string      // of the streams that have one, sorted, with repeats
-	users     string        // the users event with them
-	announced int           // number of announcements; a stream that is behind writes users, or a comment
-	announcer *time.Timer   // runs announce
-	changed   chan struct{} // closed, and replaced, when streams have something to write
-	woken     time.Time     // when it was closed last
-	waking    bool          // it is due to be closed
-	gathering bool          // announcer is set to gather, not to the heartbeat
+	mu        sync.Mutex                      // guards all of this; never held while writing to a client
+	log       []message                       // oldest first; the first entry stands for all that is gone
+	streams   map[http.ResponseWriter]*stream // open now; each writes for itself, so that no loop is needed
+	names     []string                        // of the streams that have one, sorted, with repeats
+	users     string                          // the users event with them
+	announced int                             // how often; a stream that took part in fewer writes users, or a comment if it knows them
+	announcer *time.Timer                     // runs announce
+	changed   chan struct{}                   // closed, and replaced, when streams have something to write
+	woken     time.Time                       // when it was closed last
+	waking    bool                            // it is due to be closed
+	gathering bool                            // announcer is set to gather, not to the heartbeat
 }
 
 // A message is an entry of the log.
@@ -125,8 +125,8 @@ type segment struct {
 	last   int64  // id of the last message in it
 }
 
-// A stream is an open response to GET /events. Nobody writes to it but for its own handler,
-// and not after that returned: net/http would panic, or let the bytes into another response.
+// A stream is an open response to GET /events. Only its handler writes to it, or a goroutine that
+// the handler waits for: later net/http would panic, or let the bytes into another response.
 type stream struct {
 	name      string // or empty, and listed nowhere
 	place     int64  // id of the last message written
@@ -142,13 +142,13 @@ func newRoom() *room {
 		users:   formatUsers(nil),
 		changed: make(chan struct{}),
 	}
-	r.announce()
+	r.announce() // starts the heartbeat, and leaves 0 to new streams
 	return r
 }
 
 // routes returns the handler of all requests. Pages from origin, if any, may read and post.
 func (r *room) routes(origin string) (http.Handler, error) {
-	guard := http.NewCrossOriginProtection()
+	guard := http.NewCrossOriginProtection() // 403 for what a browser posts from another site's page; curl passes
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", r.page)
 	mux.Handle("POST /message", guard.Handler(http.HandlerFunc(r.post)))
@@ -157,8 +157,8 @@ func (r *room) routes(origin string) (http.Handler, error) {
 		if err := guard.AddTrustedOrigin(origin); err != nil {
 			return nil, err
 		}
-		mux.HandleFunc("OPTIONS /message", func(http.ResponseWriter, *http.Request) {}) // a browser asks, and
-		mux.HandleFunc("OPTIONS /events", func(http.ResponseWriter, *http.Request) {})  // the headers say it
+		mux.HandleFunc("OPTIONS /message", func(http.ResponseWriter, *http.Request) {}) // asked before JSON is posted
+		mux.HandleFunc("OPTIONS /events", func(http.ResponseWriter, *http.Request) {})  // and before a Last-Event-ID is sent
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(takeTimeout))
@@ -225,7 +225,7 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	}
 	response := http.NewResponseController(w)
 	var start sync.WaitGroup
-	start.Go(func() { // on a stack that grows to 8 KB and is freed; this goroutine's would stay so large
+	start.Go(func() { // for its stack alone, which grows to 8 KB and is freed; this goroutine's would stay so large
 		r.register(w, s, true)
 		response.Flush()
 	})
@@ -293,17 +293,17 @@ func (r *room) announce() {
 func (r *room) next(s *stream) (notes string, events []byte, changed <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	lost, newest := r.log[0].ID, r.log[len(r.log)-1].ID
+	gone, newest := r.log[0].ID, r.log[len(r.log)-1].ID
 	if s.announced == 0 { // it is new, and does not get the spare
-		lost = r.log[max(0, len(r.log)-1-kept)].ID
-		if s.place <= 0 || s.place > newest {
-			s.place = lost
+		gone = r.log[max(0, len(r.log)-1-kept)].ID
+		if s.place <= 0 || s.place > newest { // no id, or from nowhere: it gets all that is kept
+			s.place = gone
 		}
-		// No event, but its id counts: who has heard nothing can resume, too; and not all at once.
-		notes = fmt.Sprintf("retry: %d\nid: %d\n\n", 1000+rand.IntN(2001), max(s.place, lost))
+		// No event, but its id counts: who has none is a newcomer, never told missed. Random: not all return at once.
+		notes = fmt.Sprintf("retry: %d\nid: %d\n\n", 1000+rand.IntN(2001), max(s.place, gone))
 	}
-	if s.place < lost {
-		s.place = lost
+	if s.place < gone {
+		s.place = gone
 		notes += "event: missed\ndata:\n\n"
 	}
 	if s.place < newest {
