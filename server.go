@@ -98,10 +98,10 @@ func run(ctx context.Context, listener net.Listener, origin string) error {
 type room struct {
 	mu        sync.Mutex                      // guards all of this; never held while writing to a client
 	log       []message                       // oldest first; the first entry stands for all that is gone
-	streams   map[http.ResponseWriter]*stream // open now; each writes for itself, so that no loop is needed
+	streams   map[http.ResponseWriter]*stream // open now; each writes for itself, and only their number is read
 	names     []string                        // of the streams that have one, sorted, with repeats
 	users     string                          // the users event with them
-	announced int                             // how often; a stream that took part in fewer writes users, or a comment if it knows them
+	announced int                             // the latest announcement's number; streams behind it write users, or a comment if unchanged
 	announcer *time.Timer                     // runs announce
 	changed   chan struct{}                   // closed, and replaced, when streams have something to write
 	woken     time.Time                       // when it was closed last
@@ -126,7 +126,7 @@ type segment struct {
 }
 
 // A stream is an open response to GET /events. Only its handler writes to it, or a goroutine that
-// the handler waits for: later net/http would panic, or let the bytes into another response.
+// it waits for: once it has returned net/http would panic, or let the bytes into another response.
 type stream struct {
 	name      string // or empty, and listed nowhere
 	place     int64  // id of the last message written
@@ -134,7 +134,7 @@ type stream struct {
 	announced int    // the room's then; 0 at the start
 }
 
-// newRoom returns a room whose log has an entry for all that was said before the server started.
+// newRoom returns a room whose log has one entry, for all said before the server started.
 func newRoom() *room {
 	r := &room{
 		log:     []message{{ID: time.Now().UnixMicro(), segment: &segment{}}},
@@ -142,13 +142,13 @@ func newRoom() *room {
 		users:   formatUsers(nil),
 		changed: make(chan struct{}),
 	}
-	r.announce() // starts the heartbeat, and leaves 0 to new streams
+	r.announce() // starts the heartbeat, and counts to 1: next takes 0 for a new stream
 	return r
 }
 
 // routes returns the handler of all requests. Pages from origin, if any, may read and post.
 func (r *room) routes(origin string) (http.Handler, error) {
-	guard := http.NewCrossOriginProtection() // 403 for what a browser posts from another site's page; curl passes
+	guard := http.NewCrossOriginProtection() // 403: no other site may post by its visitors' hands; curl passes
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", r.page)
 	mux.Handle("POST /message", guard.Handler(http.HandlerFunc(r.post)))
@@ -210,7 +210,7 @@ func (r *room) post(w http.ResponseWriter, req *http.Request) {
 func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	query := req.URL.Query()
 	s := &stream{name: clean(query.Get("name"))}
-	if !isName(s.name) || req.ContentLength != 0 { // with a body net/http does not notice that a reader leaves
+	if !isName(s.name) || req.ContentLength != 0 { // after a large body net/http does not notice that a reader leaves
 		http.Error(w, "A stream has no body, and a name like a message's or none.", http.StatusBadRequest)
 		return
 	}
@@ -231,12 +231,12 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	})
 	start.Wait()
 	defer r.register(w, s, false)
-	for gone, renewed := req.Context().Done(), time.Now(); ; {
+	for done, renewed := req.Context().Done(), time.Now(); ; {
 		notes, events, changed := r.next(s)
 		if notes == "" && events == nil {
 			select {
 			case <-changed:
-			case <-gone:
+			case <-done:
 				return
 			}
 			continue
@@ -299,7 +299,7 @@ func (r *room) next(s *stream) (notes string, events []byte, changed <-chan stru
 		if s.place <= 0 || s.place > newest { // no id, or from nowhere: it gets all that is kept
 			s.place = gone
 		}
-		// No event, but its id counts: who has none is a newcomer, never told missed. Random: not all return at once.
+		// No data: no event. Its id counts: who has none is new, never told missed. Random: not all return at once.
 		notes = fmt.Sprintf("retry: %d\nid: %d\n\n", 1000+rand.IntN(2001), max(s.place, gone))
 	}
 	if s.place < gone {
