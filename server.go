@@ -38,12 +38,12 @@ const (
 	maxMessage    = 2000                  // characters
 	maxBody       = 64 << 10              // bytes; in a form 2,000 emoji are 24,000, the rest is slack
 	kept          = 10_000                // messages: how far a reader may fall behind and lose nothing
-	spare         = 1000                  // beyond kept: what may be said while a newcomer reads on from the oldest
+	spare         = 1000                  // messages beyond kept, so that the oldest is not gone before a newcomer has it
 	segmentSize   = 64 << 10              // bytes of events written at once, and held by a reader who stalls
 	shown         = 200                   // messages in the page's HTML
 	listed        = 100                   // names in a users event
 	restPerStream = 15 * time.Microsecond // for each stream, between wake-ups: in a burst many messages share a write
-	gather        = time.Second           // from a change to the users event, so that a reload is no leaving
+	gather        = time.Second           // from a change to the users event: many changes are one event
 	heartbeat     = 15 * time.Second      // of the room; proxies and phones close what is silent for longer
 	takeTimeout   = 30 * time.Second      // for a client to take something; streams renew it
 	sendTimeout   = 15 * time.Second      // for a request to arrive; a connection kept alive may wait as long for it to begin
@@ -98,7 +98,7 @@ func run(ctx context.Context, listener net.Listener, origin string) error {
 type room struct {
 	mu        sync.Mutex                      // guards all of this; never held while writing to a client
 	log       []message                       // oldest first; the first entry stands for all that is gone
-	streams   map[http.ResponseWriter]*stream // open now; each writes for itself, and only their number is read
+	streams   map[http.ResponseWriter]*stream // open or just closed; no loop writes to all, each writes for itself; wake counts them
 	names     []string                        // of the streams that have one, sorted, with repeats
 	users     string                          // the users event with them
 	announced int                             // the latest announcement's number; streams behind it write users, or a comment if unchanged
@@ -125,8 +125,8 @@ type segment struct {
 	last   int64  // id of the last message in it
 }
 
-// A stream is an open response to GET /events. Only its handler writes to it, or a goroutine that
-// it waits for: once it has returned net/http would panic, or let the bytes into another response.
+// A stream is an open response to GET /events. Only its handler writes to it, or a goroutine that the
+// handler waits for: after its return net/http would panic, or let the bytes into another response.
 type stream struct {
 	name      string // or empty, and listed nowhere
 	place     int64  // id of the last message written
@@ -158,7 +158,7 @@ func (r *room) routes(origin string) (http.Handler, error) {
 			return nil, err
 		}
 		mux.HandleFunc("OPTIONS /message", func(http.ResponseWriter, *http.Request) {}) // asked before JSON is posted
-		mux.HandleFunc("OPTIONS /events", func(http.ResponseWriter, *http.Request) {})  // and before a Last-Event-ID is sent
+		mux.HandleFunc("OPTIONS /events", func(http.ResponseWriter, *http.Request) {})  // and before fetch sends a Last-Event-ID
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(takeTimeout))
@@ -214,23 +214,23 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 		http.Error(w, "A stream has no body, and a name like a message's or none.", http.StatusBadRequest)
 		return
 	}
-	// An unreadable id is none: after an error an EventSource would give up for good.
+	// An unreadable id is none: after a 400 an EventSource would give up for good.
 	s.place, _ = strconv.ParseInt(cmp.Or(req.Header.Get("Last-Event-ID"), query.Get("after")), 10, 64)
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-cache")
 	w.Header().Set("X-Accel-Buffering", "no")       // nginx would wait until it has 4 KB
-	w.Header().Set("Transfer-Encoding", "identity") // no chunks around events, for a 20th less CPU
+	w.Header().Set("Transfer-Encoding", "identity") // has net/http send no chunks, for a 20th less CPU
 	if req.Method == http.MethodHead {              // which ServeMux takes for a GET
 		return
 	}
 	response := http.NewResponseController(w)
 	var start sync.WaitGroup
-	start.Go(func() { // for its stack alone, which grows to 8 KB and is freed; this goroutine's would stay so large
+	start.Go(func() { // these grow a stack to 8 KB: this goroutine would keep it, another's is freed
 		r.register(w, s, true)
 		response.Flush()
 	})
 	start.Wait()
-	defer r.register(w, s, false)
+	defer time.AfterFunc(gather/2, func() { r.register(w, s, false) }) // a reload is back by then: nobody left
 	for done, renewed := req.Context().Done(), time.Now(); ; {
 		notes, events, changed := r.next(s)
 		if notes == "" && events == nil {
@@ -255,7 +255,7 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// register puts a stream into the set, or takes it out, and has everybody told of its name.
+// register puts a stream into the set, or takes it out, and has everybody told who is here.
 func (r *room) register(w http.ResponseWriter, s *stream, here bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -273,7 +273,7 @@ func (r *room) register(w http.ResponseWriter, s *stream, here bool) {
 		r.names = slices.Delete(r.names, i, i+1)
 	}
 	r.users = formatUsers(r.names)
-	if !r.gathering && r.announcer.Stop() { // else announce has fired, and waits for mu
+	if !r.gathering && r.announcer.Stop() { // if Stop fails, announce waits for mu
 		r.gathering = true
 		r.announcer = time.AfterFunc(gather, r.announce)
 	}
@@ -299,7 +299,7 @@ func (r *room) next(s *stream) (notes string, events []byte, changed <-chan stru
 		if s.place <= 0 || s.place > newest { // no id, or from nowhere: it gets all that is kept
 			s.place = gone
 		}
-		// No data: no event. Its id counts: who has none is new, never told missed. Random: not all return at once.
+		// No data: no event, but the id is kept: without, who returns would pass for new. Random: not all return at once.
 		notes = fmt.Sprintf("retry: %d\nid: %d\n\n", 1000+rand.IntN(2001), max(s.place, gone))
 	}
 	if s.place < gone {
@@ -394,7 +394,7 @@ func formatMessage(m message) []byte {
 
 // formatUsers returns the event that says who is here, from the sorted names of the streams.
 func formatUsers(sorted []string) string {
-	names := slices.Compact(append([]string{}, sorted...)) // two tabs are one; nil would be null
+	names := slices.Compact(append([]string{}, sorted...)) // a name twice is one; nil would be null
 	data, _ := json.Marshal(map[string]any{"count": len(names), "names": names[:min(len(names), listed)]})
 	return fmt.Sprintf("event: users\ndata: %s\n\n", data)
 }

@@ -552,6 +552,7 @@ func TestStalledReaders(t *testing.T) {
 
 // TestTime has what happens at certain times, with a clock that jumps to them.
 func TestTime(t *testing.T) {
+	var hangUp func() error // ends the connection dialled last
 	serve := func(t *testing.T, test func(dial func(request string) *bufio.Reader)) {
 		synctest.Test(t, func(t *testing.T) {
 			listener := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
@@ -561,6 +562,7 @@ func TestTime(t *testing.T) {
 			var clients []net.Conn
 			test(func(request string) *bufio.Reader {
 				client, server := net.Pipe()
+				hangUp = client.Close
 				clients = append(clients, client)
 				listener.conns <- server
 				io.WriteString(client, request)
@@ -577,15 +579,15 @@ func TestTime(t *testing.T) {
 		})
 	}
 	const get = "GET /events?name=%s HTTP/1.0\r\n\r\n"
-	until := func(t *testing.T, r *bufio.Reader, line string) {
+	until := func(t *testing.T, r *bufio.Reader, prefix string) (line string) {
 		t.Helper()
 		for {
-			got, err := r.ReadString('\n')
+			line, err := r.ReadString('\n')
 			if err != nil {
-				t.Fatalf("%v, waiting for %q", err, line)
+				t.Fatalf("%v, waiting for %q", err, prefix)
 			}
-			if strings.HasPrefix(got, line) {
-				return
+			if strings.HasPrefix(line, prefix) {
+				return line
 			}
 		}
 	}
@@ -615,6 +617,27 @@ func TestTime(t *testing.T) {
 				until(t, watcher, later)
 				if took := time.Since(begun); took != gather {
 					t.Errorf("told after %v, want %v", took, gather)
+				}
+			}
+		})
+	})
+	t.Run("reload", func(t *testing.T) { // while another's arrival is told
+		serve(t, func(dial func(string) *bufio.Reader) {
+			watcher := dial(fmt.Sprintf(get, ""))
+			until(t, watcher, `data: {"count":0,`)
+			until(t, dial(fmt.Sprintf(get, "Ada")), `data: {"count":1,`)
+			leave := hangUp
+			until(t, watcher, `data: {"count":1,`)
+			until(t, dial(fmt.Sprintf(get, "Bob")), `data: {"count":2,`)
+			time.Sleep(gather * 3 / 4)
+			leave()
+			time.Sleep(gather * 3 / 8)
+			until(t, dial(fmt.Sprintf(get, "Ada")), `data: {"count":2,`)
+			time.Sleep(gather)
+			until(t, dial(fmt.Sprintf(get, "Cy")), `data: {"count":3,`)
+			for _, count := range []string{`"count":2,`, `"count":3,`} {
+				if line := until(t, watcher, "data:"); !strings.Contains(line, count) {
+					t.Errorf("told %q, want %s", line, count)
 				}
 			}
 		})
@@ -799,7 +822,7 @@ func TestReadme(t *testing.T) {
 		others := "encode message name users typing retry id data event missed files reader room server.go"
 		for _, found := range regexp.MustCompile("`([a-zA-Z]+)`").FindAllStringSubmatch(readme, -1) {
 			declared := regexp.MustCompile(`(?m)^(func (\(r \*room\) )?|type |\t)` + found[1] + `(\(| struct| += )`)
-			if !declared.Match(source) && !slices.Contains(strings.Fields(others+" WriteTimeout Flush"), found[1]) {
+			if !declared.Match(source) && !slices.Contains(strings.Fields(others+" WriteTimeout Flush EventSource"), found[1]) {
 				t.Errorf("%s is not in server.go", found[0])
 			}
 		}
@@ -814,6 +837,7 @@ func TestReadme(t *testing.T) {
 			"kept":        fmt.Sprintf("%d,%03d messages", kept/1000, kept%1000),
 			"maxMessage":  fmt.Sprintf("%d,%03d characters", maxMessage/1000, maxMessage%1000),
 			"maxName":     fmt.Sprintf("%d characters", maxName),
+			"gather":      fmt.Sprintf("%.0f s", gather.Seconds()),
 			"takeTimeout": fmt.Sprintf("%.0f s", takeTimeout.Seconds()),
 			"sendTimeout": fmt.Sprintf("%.0f s", sendTimeout.Seconds()),
 			"stopTimeout": fmt.Sprintf("%.0f s", stopTimeout.Seconds()),
@@ -825,7 +849,7 @@ func TestReadme(t *testing.T) {
 		for _, words := range []string{
 			fmt.Sprintf("the latest %d messages", shown),
 			fmt.Sprintf("(%d names at most)", listed),
-			fmt.Sprintf("a comment, every %.0f seconds", heartbeat.Seconds()),
+			fmt.Sprintf("a comment, about every %.0f seconds", heartbeat.Seconds()),
 		} {
 			if !strings.Contains(readme, words) {
 				t.Errorf("the README does not have %q", words)
