@@ -71,7 +71,7 @@ func main() {
 	}
 }
 
-// run serves a new room until ctx ends. Streams end with it; other requests get stopTimeout.
+// run serves a new room until ctx ends. Streams that wait end with it; what is under way gets stopTimeout.
 func run(ctx context.Context, listener net.Listener, origin string) error {
 	handler, err := newRoom().routes(origin)
 	if err != nil {

@@ -466,13 +466,44 @@ func TestRestart(t *testing.T) {
 	if event := empty.next(); event.kind != "missed" {
 		t.Errorf("in an empty room comes %+v first", event)
 	}
+	back := subscribe(t, addr, "", empty.id) // which now is a place in this room: nothing is missed again
 	post(t, addr, "", "after")
+	if event := back.next(); event.kind != "" {
+		t.Errorf("on coming back comes %+v first", event)
+	}
 	again := subscribe(t, addr, "", reader.id)
 	if event := again.next(); event.kind != "missed" {
 		t.Errorf("comes %+v first", event)
 	}
 	equal(t, again.messages(1), empty.messages(1))
-	equal(t, subscribe(t, addr, "", empty.id).messages(0), nil)
+}
+
+// TestSpare has a newcomer read on from the oldest of a full log while more is said: it misses none.
+func TestSpare(t *testing.T) {
+	r := newRoom()
+	for range kept + spare {
+		r.publish("Ada", "hello")
+	}
+	newcomer := new(stream)
+	r.next(newcomer)
+	for range spare {
+		r.publish("Ada", "hello")
+	}
+	if notes, _, _ := r.next(newcomer); strings.Contains(notes, "missed") {
+		t.Errorf("it is told %q", notes)
+	}
+}
+
+// TestClock has the clock set back by an hour: what is said comes after what was said.
+func TestClock(t *testing.T) {
+	r := newRoom()
+	r.log[0].ID += time.Hour.Microseconds()
+	for i := range int64(3) {
+		m := r.publish("Ada", "hello")
+		if want := r.log[0].ID + 1 + i; m.ID != want || m.Time.UnixMicro() != want {
+			t.Errorf("message %d has id %d and time %v, want id %d", i, m.ID, m.Time, want)
+		}
+	}
 }
 
 func TestUsers(t *testing.T) {
@@ -675,7 +706,7 @@ func TestTime(t *testing.T) {
 	}
 }
 
-// TestStop has all streams end, a post in flight finish, and half a request not hold it up.
+// TestStop has all streams end, a post in flight finish, and half a request end, too.
 func TestStop(t *testing.T) {
 	addr, stop := startOn(t, listen(t, "127.0.0.1:0"), "")
 	var readers []*reader
@@ -1077,6 +1108,17 @@ func TestBrowserDisconnect(t *testing.T) {
 	for _, text := range []string{"1", "2", "3", "4"} { // the page asked from where it was
 		one.wait(fmt.Sprintf(`all("#wire-log li").filter(li => li.textContent.includes('"message":"%s"')).length`, text), "1")
 	}
+
+	one.click("#connect")
+	one.wait("getComputedStyle($('#who')).opacity < 1", "true") // it may be out of date
+	watcher := subscribe(t, b.url, "", "")
+	watcher.messages(4)
+	two.command("Page.close", dict{})
+	for watcher.users() != `{"count":0,"names":[]}` {
+	}
+	one.click("#connect")
+	one.wait("all('#log .quiet').at(-1).textContent", "Bob left")
+	one.wait("getComputedStyle($('#who')).opacity", "1")
 }
 
 func TestBrowserWithoutScript(t *testing.T) {
@@ -1147,6 +1189,46 @@ func TestBrowserKeyboard(t *testing.T) {
 	w.click("#send")
 	w.shows("Ada: one\ntwo", "Ada: three", "Ada: four", "Ada: five")
 	w.wait("document.activeElement.id", "message")
+}
+
+// A post that gets no answer may have been taken: only the reader can tell whether to send it again.
+func TestBrowserNoAnswer(t *testing.T) {
+	target, _ := url.Parse(start(t, ""))
+	chat := httputil.NewSingleHostReverseProxy(target)
+	arrived, pressed := make(chan bool, 9), make(chan bool)
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method == http.MethodPost && req.Header.Get("Sec-Fetch-Site") != "" {
+			chat.ServeHTTP(httptest.NewRecorder(), req)
+			arrived <- true
+			<-pressed
+			panic(http.ErrAbortHandler)
+		}
+		chat.ServeHTTP(w, req)
+	}))
+	t.Cleanup(proxy.Close)
+	b := newBrowser(t, proxy.URL)
+	b.expected = regexp.MustCompile(`net::ERR_`)
+	w := b.open()
+	w.rename("Ada")
+	w.keys("#message", "Hello"+enter)
+	<-arrived
+	w.keys("#message", enter)
+	close(pressed)
+	w.wait("$('#why').innerText != ''", "true")
+	w.wait("$('#message').value", "Hello")
+	b.say("Bob", "Once")
+	w.shows("Ada: Hello", "Bob: Once")
+}
+
+// Those who come and go do not push the messages out.
+func TestBrowserQuiet(t *testing.T) {
+	w := newBrowser(t, start(t, "")).open()
+	w.say("Ada", "Hello")
+	w.shows("Ada: Hello")
+	w.eval("Array.from({ length: 600 }, (_, i) => addQuiet(`${i} came`)).length")
+	w.wait("all('#log .quiet').at(-1)?.textContent", "599 came")
+	w.wait("all('#log .quiet').length", "100")
+	w.shows("Ada: Hello")
 }
 
 func TestBrowserBurst(t *testing.T) {
