@@ -46,7 +46,7 @@ const (
 	gather        = time.Second           // from a change to the users event: many changes are one event
 	heartbeat     = 15 * time.Second      // of the room; proxies and phones close what is silent for longer
 	takeTimeout   = 30 * time.Second      // for a client to take something; streams renew it
-	sendTimeout   = 15 * time.Second      // for a request to arrive; a connection kept alive may wait as long for it to begin
+	sendTimeout   = 15 * time.Second      // for a request to arrive; as long may a connection be idle between two
 	stopTimeout   = 3 * time.Second       // for requests under way when the server stops
 	formType      = "application/x-www-form-urlencoded"
 	jsonType      = "application/json"
@@ -98,7 +98,7 @@ func run(ctx context.Context, listener net.Listener, origin string) error {
 type room struct {
 	mu        sync.Mutex                      // guards all of this; never held while writing to a client
 	log       []message                       // oldest first; the first entry stands for all that is gone
-	streams   map[http.ResponseWriter]*stream // open or just closed; no loop writes to all, each writes for itself; wake counts them
+	streams   map[http.ResponseWriter]*stream // open or just closed; only counted, by wake: no loop writes to all, each writes for itself
 	names     []string                        // of the streams that have one, sorted, with repeats
 	users     string                          // the users event with them
 	announced int                             // the latest announcement's number; streams behind it write users, or a comment if unchanged
@@ -126,7 +126,7 @@ type segment struct {
 }
 
 // A stream is an open response to GET /events. Only its handler writes to it, or a goroutine that the
-// handler waits for: after its return net/http would panic, or let the bytes into another response.
+// handler waits for: after the handler net/http would panic, or let the bytes into another response.
 type stream struct {
 	name      string // or empty, and listed nowhere
 	place     int64  // id of the last message written
@@ -211,7 +211,7 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	query := req.URL.Query()
 	s := &stream{name: clean(query.Get("name"))}
 	if !isName(s.name) || req.ContentLength != 0 { // after a large body net/http does not notice that a reader leaves
-		http.Error(w, "A stream has no body, and a name like a message's or none.", http.StatusBadRequest)
+		http.Error(w, fmt.Sprintf("A stream has no body, and its name is one line of at most %d characters.", maxName), http.StatusBadRequest)
 		return
 	}
 	// An unreadable id is none: after a 400 an EventSource would give up for good.
@@ -296,7 +296,7 @@ func (r *room) next(s *stream) (notes string, events []byte, changed <-chan stru
 	gone, newest := r.log[0].ID, r.log[len(r.log)-1].ID
 	if s.announced == 0 { // it is new, and does not get the spare
 		gone = r.log[max(0, len(r.log)-1-kept)].ID
-		if s.place <= 0 || s.place > newest { // no id, or from nowhere: it gets all that is kept
+		if s.place <= 0 || s.place > newest { // no id, or one from the future: it gets all that is kept
 			s.place = gone
 		}
 		// No data: no event, but the id is kept: without, who returns would pass for new. Random: not all return at once.

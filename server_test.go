@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -1791,13 +1792,17 @@ func (r *reader) read() (event, error) {
 		value = strings.TrimPrefix(value, " ")
 		switch field {
 		case "id":
-			e.id, r.id = value, value
+			e.id = value
 		case "event":
 			e.kind = value
 		case "data":
 			data = append(data, value)
 		case "":
-			if line != "" || data == nil { // a comment, or the blank line after it
+			if line != "" { // a comment
+				continue
+			}
+			r.id = cmp.Or(e.id, r.id) // not before: what breaks off in mid-event has not come
+			if data == nil {
 				continue
 			}
 			e.data = strings.Join(data, "\n")
