@@ -273,7 +273,7 @@ func (r *room) register(w http.ResponseWriter, s *stream, here bool) {
 		r.names = slices.Delete(r.names, i, i+1)
 	}
 	r.users = formatUsers(r.names)
-	if !r.gathering && r.announcer.Stop() { // if Stop fails, announce waits for mu
+	if !r.gathering && r.announcer.Stop() { // if Stop fails, announce is about to run
 		r.gathering = true
 		r.announcer = time.AfterFunc(gather, r.announce)
 	}
