@@ -96,17 +96,17 @@ func run(ctx context.Context, listener net.Listener, origin string) error {
 
 // A room is an ordered log of messages, and the set of the streams that follow it.
 type room struct {
-	mu        sync.Mutex                      // guards all of this; never held while writing to a client
-	log       []message                       // oldest first; the first entry stands for all that is gone
-	streams   map[http.ResponseWriter]*stream // open or just closed; only counted, by wake: no loop writes to all, each writes for itself
-	names     []string                        // of the streams that have one, sorted, with repeats
-	users     string                          // the users event with them
-	announced int                             // the latest announcement's number; streams behind it write users, or a comment if unchanged
-	announcer *time.Timer                     // runs announce
-	changed   chan struct{}                   // closed, and replaced, when streams have something to write
-	woken     time.Time                       // when it was closed last
-	waking    bool                            // it is due to be closed
-	gathering bool                            // announcer is set to gather, not to the heartbeat
+	mu        sync.Mutex                       // guards all of this; never held while writing to a client
+	log       []message                        // oldest first; the first entry stands for all that is gone
+	streams   map[http.ResponseWriter]struct{} // open or just closed; only counted, by wake: no loop writes to all, each writes for itself
+	names     []string                         // of the streams that have one, sorted, with repeats
+	users     string                           // the users event with them
+	announced int                              // the latest announcement's number; streams behind it write users, or a comment if unchanged
+	announcer *time.Timer                      // runs announce
+	changed   chan struct{}                    // closed, and replaced, when streams have something to write
+	woken     time.Time                        // when it was closed last
+	waking    bool                             // it is due to be closed
+	gathering bool                             // announcer is set to gather, not to the heartbeat
 }
 
 // A message is an entry of the log.
@@ -138,7 +138,7 @@ type stream struct {
 func newRoom() *room {
 	r := &room{
 		log:     []message{{ID: time.Now().UnixMicro(), segment: &segment{}}},
-		streams: make(map[http.ResponseWriter]*stream),
+		streams: make(map[http.ResponseWriter]struct{}),
 		users:   formatUsers(nil),
 		changed: make(chan struct{}),
 	}
@@ -226,11 +226,11 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	response := http.NewResponseController(w)
 	var start sync.WaitGroup
 	start.Go(func() { // these grow a stack to 8 KB: this goroutine would keep it, another's is freed
-		r.register(w, s, true)
+		r.register(w, s.name, true)
 		response.Flush()
 	})
 	start.Wait()
-	defer time.AfterFunc(gather/2, func() { r.register(w, s, false) }) // a reload is back by then: nobody left
+	defer time.AfterFunc(gather/2, func() { r.register(w, s.name, false) }) // a reload is back by then: nobody left
 	for done, renewed := req.Context().Done(), time.Now(); ; {
 		notes, events, changed := r.next(s)
 		if notes == "" && events == nil {
@@ -256,19 +256,19 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 }
 
 // register puts a stream into the set, or takes it out, and has everybody told who is here.
-func (r *room) register(w http.ResponseWriter, s *stream, here bool) {
+func (r *room) register(w http.ResponseWriter, name string, here bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.streams, w)
 	if here {
-		r.streams[w] = s
+		r.streams[w] = struct{}{}
 	}
-	if s.name == "" {
+	if name == "" {
 		return
 	}
-	i, _ := slices.BinarySearch(r.names, s.name)
+	i, _ := slices.BinarySearch(r.names, name)
 	if here {
-		r.names = slices.Insert(r.names, i, s.name)
+		r.names = slices.Insert(r.names, i, name)
 	} else {
 		r.names = slices.Delete(r.names, i, i+1)
 	}
