@@ -44,7 +44,7 @@ const (
 	listed        = 100                   // names in a users event
 	restPerStream = 15 * time.Microsecond // for each stream, between wake-ups: in a burst many messages share a write
 	gather        = time.Second           // from a change to the users event: many changes are one event
-	heartbeat     = 15 * time.Second      // of the room; proxies and phones close what is silent for longer
+	heartbeat     = 15 * time.Second      // for all streams at once; proxies and phones close what is silent for longer
 	takeTimeout   = 30 * time.Second      // for a client to take something; streams renew it
 	sendTimeout   = 15 * time.Second      // for a request to arrive; as long may a connection be idle between two
 	stopTimeout   = 3 * time.Second       // for requests under way when the server stops
@@ -94,7 +94,7 @@ func run(ctx context.Context, listener net.Listener, origin string) error {
 	return server.Shutdown(context.Background())
 }
 
-// A room is an ordered log of messages, and the set of the streams that follow it.
+// A room is an ordered log of messages, and those who follow it.
 type room struct {
 	mu        sync.Mutex                       // guards all of this; never held while writing to a client
 	log       []message                        // oldest first; the first entry stands for all that is gone
@@ -111,7 +111,7 @@ type room struct {
 
 // A message is an entry of the log.
 type message struct {
-	ID      int64     `json:"-"` // Time in microseconds, so that no restart repeats one
+	ID      int64     `json:"-"` // Time in microseconds: no restart repeats one, unless the clock was set back
 	Name    string    `json:"name"`
 	Text    string    `json:"message"`
 	Time    time.Time `json:"time"`
@@ -219,7 +219,7 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-cache")
 	w.Header().Set("X-Accel-Buffering", "no")       // nginx would wait until it has 4 KB
-	w.Header().Set("Transfer-Encoding", "identity") // has net/http send no chunks, for a 20th less CPU
+	w.Header().Set("Transfer-Encoding", "identity") // is not sent: it has net/http send no chunks, for a 20th less CPU
 	if req.Method == http.MethodHead {              // which ServeMux takes for a GET
 		return
 	}
@@ -230,7 +230,7 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 		response.Flush()
 	})
 	start.Wait()
-	defer time.AfterFunc(gather/2, func() { r.register(w, s.name, false) }) // a reload is back by then: nobody left
+	defer time.AfterFunc(gather/2, func() { r.register(w, s.name, false) }) // w is but a key by then; a reload is back, and nobody left
 	for done, renewed := req.Context().Done(), time.Now(); ; {
 		notes, events, changed := r.next(s)
 		if notes == "" && events == nil {
@@ -299,8 +299,8 @@ func (r *room) next(s *stream) (notes string, events []byte, changed <-chan stru
 		if s.place <= 0 || s.place > newest { // no id, or one from the future: it gets all that is kept
 			s.place = gone
 		}
-		// No data: no event, but the id is kept: without, who returns would pass for new. Random: not all return at once.
-		notes = fmt.Sprintf("retry: %d\nid: %d\n\n", 1000+rand.IntN(2001), max(s.place, gone))
+		// Without data no event, but an id to come back with: who has heard nothing yet would else be taken for new.
+		notes = fmt.Sprintf("retry: %d\nid: %d\n\n", 1000+rand.IntN(2001), max(s.place, gone)) // at random: not all come back at once
 	}
 	if s.place < gone {
 		s.place = gone
