@@ -98,7 +98,7 @@ func run(ctx context.Context, listener net.Listener, origin string) error {
 type room struct {
 	mu        sync.Mutex                       // guards all of this; never held while writing to a client
 	log       []message                        // oldest first; the first entry stands for all that is gone
-	streams   map[http.ResponseWriter]struct{} // open or just closed; only counted, by wake: no loop writes to all, each writes for itself
+	streams   map[http.ResponseWriter]struct{} // open or just closed; no loop writes to all, as each writes for itself: wake needs their number
 	names     []string                         // of the streams that have one, sorted, with repeats
 	users     string                           // the users event with them
 	announced int                              // the latest announcement's number; streams behind it write users, or a comment if unchanged
@@ -131,7 +131,7 @@ type stream struct {
 	name      string // or empty, and listed nowhere
 	place     int64  // id of the last message written
 	users     string // the users event written last
-	announced int    // the room's then; 0 at the start
+	announced int    // the room's number at that time; 0 at the start
 }
 
 // newRoom returns a room whose log has one entry, for all said before the server started.
@@ -225,7 +225,7 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	}
 	response := http.NewResponseController(w)
 	var start sync.WaitGroup
-	start.Go(func() { // these grow a stack to 8 KB: this goroutine would keep it, another's is freed
+	start.Go(func() { // the first Flush, with the headers, grows a stack to 8 KB: this goroutine would keep it
 		r.register(w, s.name, true)
 		response.Flush()
 	})
@@ -294,12 +294,12 @@ func (r *room) next(s *stream) (notes string, events []byte, changed <-chan stru
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	gone, newest := r.log[0].ID, r.log[len(r.log)-1].ID
-	if s.announced == 0 { // it is new, and does not get the spare
+	if s.announced == 0 { // for the first time, when nobody gets the spare
 		gone = r.log[max(0, len(r.log)-1-kept)].ID
 		if s.place <= 0 || s.place > newest { // no id, or one from the future: it gets all that is kept
 			s.place = gone
 		}
-		// Without data no event, but an id to come back with: who has heard nothing yet would else be taken for new.
+		// Without data no event, but an id to come back with, also for who has heard nothing yet.
 		notes = fmt.Sprintf("retry: %d\nid: %d\n\n", 1000+rand.IntN(2001), max(s.place, gone)) // at random: not all come back at once
 	}
 	if s.place < gone {
@@ -308,7 +308,7 @@ func (r *room) next(s *stream) (notes string, events []byte, changed <-chan stru
 	}
 	if s.place < newest {
 		i, _ := slices.BinarySearchFunc(r.log, s.place+1, func(m message, id int64) int { return cmp.Compare(m.ID, id) })
-		events = r.log[i].segment.events[r.log[i].start:]
+		events = r.log[i].segment.events[r.log[i].start:] // to the segment's end; the next call goes on
 		s.place = r.log[i].segment.last
 	}
 	if s.announced != r.announced {
@@ -352,15 +352,15 @@ func (r *room) publish(name, text string) message {
 func (r *room) wake() {
 	if !r.waking {
 		r.waking = true
-		time.AfterFunc(time.Duration(len(r.streams))*restPerStream-time.Since(r.woken), func() {
+		go func(rest time.Duration) {
+			time.Sleep(rest) // not at all, if there is none left
 			r.mu.Lock()
-			changed := r.changed
+			defer close(r.changed) // the old one, after unlocking, as all who wake want mu
 			r.changed = make(chan struct{})
 			r.woken = time.Now()
 			r.waking = false
 			r.mu.Unlock()
-			close(changed) // after unlocking, as all who wake want mu
-		})
+		}(time.Duration(len(r.streams))*restPerStream - time.Since(r.woken))
 	}
 }
 
