@@ -225,7 +225,7 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	}
 	response := http.NewResponseController(w)
 	var start sync.WaitGroup
-	start.Go(func() { // the first Flush, with the headers, grows a stack to 8 KB: this goroutine would keep it
+	start.Go(func() { // the first Flush, with the headers, grows a stack to 8 KB: the handler's would stay so large
 		r.register(w, s.name, true)
 		response.Flush()
 	})
@@ -294,7 +294,7 @@ func (r *room) next(s *stream) (notes string, events []byte, changed <-chan stru
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	gone, newest := r.log[0].ID, r.log[len(r.log)-1].ID
-	if s.announced == 0 { // for the first time, when nobody gets the spare
+	if s.announced == 0 { // its first call; the spare is for what is said until the next
 		gone = r.log[max(0, len(r.log)-1-kept)].ID
 		if s.place <= 0 || s.place > newest { // no id, or one from the future: it gets all that is kept
 			s.place = gone
