@@ -98,7 +98,7 @@ func run(ctx context.Context, listener net.Listener, origin string) error {
 type room struct {
 	mu        sync.Mutex                       // guards all of this; never held while writing to a client
 	log       []message                        // oldest first; the first entry stands for all that is gone
-	streams   map[http.ResponseWriter]struct{} // open or just closed: the set that a loop would write to. Here each writes for itself, and only its size is used
+	streams   map[http.ResponseWriter]struct{} // open or just closed; each writes for itself, and only their number is used. A set, for copies that end or list single ones
 	names     []string                         // of the streams that have one, sorted, with repeats
 	users     string                           // the users event with them
 	announced int                              // the latest announcement's number; streams behind it write users, or a comment if unchanged
