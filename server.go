@@ -98,7 +98,7 @@ func run(ctx context.Context, listener net.Listener, origin string) error {
 type room struct {
 	mu        sync.Mutex                       // guards all of this; never held while writing to a client
 	log       []message                        // oldest first; the first entry stands for all that is gone
-	streams   map[http.ResponseWriter]struct{} // open or just closed; each writes for itself, and only their number is used. A set, for copies that end or list single ones
+	streams   map[http.ResponseWriter]struct{} // open or just closed; a handler writes to its own alone, so here only their number counts (a set, for whoever wants to list or end them)
 	names     []string                         // of the streams that have one, sorted, with repeats
 	users     string                           // the users event with them
 	announced int                              // the latest announcement's number; streams behind it write users, or a comment if unchanged
@@ -294,7 +294,7 @@ func (r *room) next(s *stream) (notes string, events []byte, changed <-chan stru
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	gone, newest := r.log[0].ID, r.log[len(r.log)-1].ID
-	if s.announced == 0 { // its first call; the spare is for what is said until the next
+	if s.announced == 0 { // its first call; the spare is for what is said until its second
 		gone = r.log[max(0, len(r.log)-1-kept)].ID
 		if s.place <= 0 || s.place > newest { // no id, or one from the future: it gets all that is kept
 			s.place = gone
