@@ -610,6 +610,7 @@ func TestTime(t *testing.T) {
 		})
 	}
 	const get = "GET /events?name=%s HTTP/1.0\r\n\r\n"
+	const hello = "POST /message HTTP/1.0\r\nContent-Type: " + formType + "\r\nContent-Length: 13\r\n\r\nmessage=hello"
 	until := func(t *testing.T, r *bufio.Reader, prefix string) (line string) {
 		t.Helper()
 		for {
@@ -673,6 +674,27 @@ func TestTime(t *testing.T) {
 			}
 		})
 	})
+	t.Run("rest", func(t *testing.T) { // for each stream that is open, and for none that has left
+		serve(t, func(dial func(string) *bufio.Reader) {
+			watcher := dial(fmt.Sprintf(get, ""))
+			until(t, watcher, `data: {"count":0,`)
+			for range 10 {
+				until(t, dial(fmt.Sprintf(get, "")), `data: {"count":0,`)
+				hangUp()
+			}
+			time.Sleep(gather)
+			for i := range time.Duration(3) {
+				begun := time.Now()
+				until(t, dial(hello), "HTTP/1.0 302")
+				until(t, watcher, `data: {"name":"guest",`)
+				until(t, watcher, "\n")
+				synctest.Wait() // before it waits, a stream takes what is new without being woken
+				if took := time.Since(begun); took != min(i, 1)*restPerStream {
+					t.Errorf("message %d comes after %v", i, took)
+				}
+			}
+		})
+	})
 	t.Run("stalled", func(t *testing.T) {
 		serve(t, func(dial func(string) *bufio.Reader) {
 			watcher := dial(fmt.Sprintf(get, ""))
@@ -680,7 +702,7 @@ func TestTime(t *testing.T) {
 			stalled := dial(fmt.Sprintf(get, "Ada"))
 			until(t, stalled, `data: {"count":1,`)
 			until(t, watcher, `data: {"count":1,`)
-			until(t, dial("POST /message HTTP/1.0\r\nContent-Type: "+formType+"\r\nContent-Length: 9\r\n\r\nmessage=a"), "HTTP/1.0 302")
+			until(t, dial(hello), "HTTP/1.0 302")
 			begun := time.Now()
 			until(t, watcher, `data: {"count":0,`)
 			if took := time.Since(begun) - gather; took < takeTimeout-time.Second || took > takeTimeout+time.Second {
