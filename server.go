@@ -98,7 +98,7 @@ func run(ctx context.Context, listener net.Listener, origin string) error {
 type room struct {
 	mu        sync.Mutex                       // guards all of this; never held while writing to a client
 	log       []message                        // oldest first; the first entry stands for all that is gone
-	streams   map[http.ResponseWriter]struct{} // open or just closed; a handler writes to its own alone, so here only their number counts (a set, for whoever wants to list or end them)
+	streams   map[http.ResponseWriter]struct{} // open or just closed. Only their number is used, by wake: a count would do, but what is built on this soon has to know which
 	names     []string                         // of the streams that have one, sorted, with repeats
 	users     string                           // the users event with them
 	announced int                              // the latest announcement's number; streams behind it write users, or a comment if unchanged
@@ -241,7 +241,7 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 			}
 			continue
 		}
-		if time.Since(renewed) > time.Second { // each time would cost a sixth of the CPU
+		if time.Since(renewed) > time.Second { // each time would cost a tenth of the CPU, or more
 			renewed = time.Now()
 			response.SetWriteDeadline(renewed.Add(takeTimeout))
 		}
@@ -293,17 +293,17 @@ func (r *room) announce() {
 func (r *room) next(s *stream) (notes string, events []byte, changed <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	gone, newest := r.log[0].ID, r.log[len(r.log)-1].ID
-	if s.announced == 0 { // its first call; the spare is for what is said until its second
-		gone = r.log[max(0, len(r.log)-1-kept)].ID
+	earliest, newest := r.log[0].ID, r.log[len(r.log)-1].ID
+	if s.announced == 0 { // its first call: it starts above the spare, which may be gone before its second
+		earliest = r.log[max(0, len(r.log)-1-kept)].ID
 		if s.place <= 0 || s.place > newest { // no id, or one from the future: it gets all that is kept
-			s.place = gone
+			s.place = earliest
 		}
 		// Without data no event, but an id to come back with, also for who has heard nothing yet.
-		notes = fmt.Sprintf("retry: %d\nid: %d\n\n", 1000+rand.IntN(2001), max(s.place, gone)) // at random: not all come back at once
+		notes = fmt.Sprintf("retry: %d\nid: %d\n\n", 1000+rand.IntN(2001), max(s.place, earliest)) // at random: not all come back at once
 	}
-	if s.place < gone {
-		s.place = gone
+	if s.place < earliest {
+		s.place = earliest
 		notes += "event: missed\ndata:\n\n"
 	}
 	if s.place < newest {
