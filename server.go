@@ -61,7 +61,7 @@ func main() {
 	origin := flag.String("origin", "", "other `origin` whose pages may read and post, such as https://app.example")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // so the second ^C is not caught, and ends the process at once
+	context.AfterFunc(ctx, stop) // so the second ^C is not caught, and ends the process at once, unless a script ran it with &
 	listener, err := net.Listen("tcp", *addr)
 	if err == nil {
 		err = run(ctx, listener, *origin)
