@@ -304,7 +304,7 @@ func (r *room) next(s *stream) (notes string, events []byte, changed <-chan stru
 	}
 	if s.place < earliest {
 		s.place = earliest
-		notes += fmt.Sprintf("id: %d\nevent: missed\ndata:\n\n", earliest) // no new id without it: who is cut off before is told again
+		notes += fmt.Sprintf("id: %d\nevent: missed\ndata:\n\n", earliest) // the first block had the old id: who is cut off before this is told again
 	}
 	if s.place < newest {
 		i, _ := slices.BinarySearchFunc(r.log, s.place+1, func(m message, id int64) int { return cmp.Compare(m.ID, id) })
