@@ -1081,6 +1081,9 @@ func TestBrowserRestart(t *testing.T) {
 	w.keys("#message", enter)
 	w.shows("Bob: Good night", "Bob: Good morning", "Ada: Anybody?")
 	w.wait("$('#why').innerText", "")
+	w.wait("all('#log .quiet').filter(line => line.textContent.includes('missing')).length", "1")
+	w.wait(`all('#wire-log li').filter(li => /^id: \d+\nevent: missed\ndata: $/.test(li.textContent)).length`, "1")
+	w.wait(`all('#wire-log li').every(li => /^(id: \d+\n(event: missed\n)?|event: users\n)data: /.test(li.textContent))`, "true")
 }
 
 // An EventSource gives up for good on any answer but 200.
