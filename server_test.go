@@ -447,7 +447,7 @@ func TestMissed(t *testing.T) {
 	}
 	// Whoever has the last message that is not kept has missed nothing.
 	equal(t, subscribe(t, addr, "", newcomer.first).messages(kept), got)
-	cut := subscribe(t, addr, "", "1").first // by whom nothing but the first block has come
+	cut := subscribe(t, addr, "", "1").first // whose stream broke after the first block
 	for _, id := range []string{long, "1", cut} {
 		reader := subscribe(t, addr, "", id)
 		if event := reader.next(); event.kind != "missed" || event.data != "" {
@@ -932,7 +932,7 @@ func TestReadme(t *testing.T) {
 		cmd.Env = append(os.Environ(), "SSECHAT_MAIN=1")
 		usage, _ := cmd.CombinedOutput()
 		for _, found := range regexp.MustCompile("`(-[a-z]+)[ `]").FindAllStringSubmatch(readme, -1) {
-			if found[1] != "-m" && found[1] != "-race" && !strings.Contains(string(usage), "\n  "+found[1]+" ") {
+			if found[1] != "-m" && !strings.Contains(string(usage), "\n  "+found[1]+" ") {
 				t.Errorf("%s is no flag:\n%s", found[1], usage)
 			}
 		}
