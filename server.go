@@ -1,9 +1,13 @@
-// Ssechat is a group chat over Server-Sent Events (HTML standard, section 9.2). Start it with
-// go run server.go, and open http://localhost:3000 in two tabs.
+// Ssechat is a group chat over Server-Sent Events (HTML standard §9.2).
 //
-// The way of a message: post checks it; publish gives it an id, encodes it once and appends it
-// to the log; wake closes the channel that all streams wait on; and events, one for each stream,
-// writes what comes after its place in the log. Resuming and catching up are that, too.
+//	go run server.go
+//
+// Then open http://localhost:3000 in two browser tabs.
+//
+// A room keeps one log of messages. POST /message appends to it. GET /events is a stream, a
+// response that does not end: its handler writes what the log holds after the last message that
+// it wrote, and then waits for more. A reader who is new, slow, or back after a break is simply
+// at a different place in the log.
 package main
 
 import (
@@ -12,11 +16,13 @@ import (
 	cryptorand "crypto/rand"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"html/template"
 	"io"
 	"log"
+	"maps"
 	"math/rand/v2"
 	"mime"
 	"net"
@@ -24,7 +30,9 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,368 +41,528 @@ import (
 	"unicode/utf8"
 )
 
-const (
-	maxName       = 50                    // characters
-	maxMessage    = 2000                  // characters
-	maxBody       = 64 << 10              // bytes; in a form 2,000 emoji are 24,000, the rest is slack
-	kept          = 10_000                // messages: how far a reader may fall behind and lose nothing
-	spare         = 1000                  // messages beyond kept, so that the oldest is not gone before a newcomer has it
-	segmentSize   = 64 << 10              // bytes of events written at once, and held by a reader who stalls
-	shown         = 200                   // messages in the page's HTML
-	listed        = 100                   // names in a users event
-	restPerStream = 15 * time.Microsecond // for each stream, between wake-ups: in a burst many messages share a write
-	gather        = time.Second           // from a change to the users event: many changes are one event
-	heartbeat     = 15 * time.Second      // for all streams at once; proxies and phones close what is silent for longer
-	takeTimeout   = 30 * time.Second      // for a client to take something; streams renew it
-	sendTimeout   = 15 * time.Second      // for a request to arrive; as long may a connection be idle between two
-	stopTimeout   = 3 * time.Second       // for requests under way when the server stops
-	formType      = "application/x-www-form-urlencoded"
-	jsonType      = "application/json"
-)
+// PART ONE: THE CHAT
 
-//go:embed index.html
-var indexHTML string
-var index = template.Must(template.New("index.html").Parse(indexHTML))
+const historySize = 10_000         // messages that a reader can fall behind without losing any
+const latestSize = 200             // messages on the page, and for a new reader
+const heartbeat = 15 * time.Second // proxies and phones close connections silent for longer
 
-func main() {
-	addr := flag.String("addr", "localhost:3000", "`address` to listen on")
-	origin := flag.String("origin", "", "other `origin` whose pages may read and post, such as https://app.example")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // so the second ^C is not caught, and ends the process at once, unless a script ran it with &
-	listener, err := net.Listen("tcp", *addr)
-	if err == nil {
-		err = run(ctx, listener, *origin)
-	}
-	if err != nil {
-		log.Fatal(err)
-	}
-}
-
-// run serves a new room until ctx ends. Streams that wait end with it; what is under way gets stopTimeout.
-func run(ctx context.Context, listener net.Listener, origin string) error {
-	handler, err := newRoom().routes(origin)
-	if err != nil {
-		return err
-	}
-	server := &http.Server{
-		Handler:     handler,
-		ReadTimeout: sendTimeout, // of a request, not of a stream; for writing, routes sets a deadline
-		BaseContext: func(net.Listener) context.Context { return ctx },
-	}
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
-	log.Printf("The chat is at http://%s", listener.Addr())
-	select {
-	case err := <-failed:
-		return err
-	case <-ctx.Done(): // every stream's context ends with it; Shutdown alone would wait for them
-	}
-	time.AfterFunc(stopTimeout, func() { server.Close() })
-	return server.Shutdown(context.Background())
-}
-
-// A room is an ordered log of messages, and those who follow it.
+// A room is a chat: a log of messages, and the set of streams that follow it.
 type room struct {
-	mu        sync.Mutex                       // guards all of this; never held while writing to a client
-	log       []message                        // oldest first; the first entry stands for all that is gone
-	streams   map[http.ResponseWriter]struct{} // open or just closed. Only their number is used, by wake: a count would do, but what is built on this soon has to know which
-	names     []string                         // of the streams that have one, sorted, with repeats
-	users     string                           // the users event with them
-	announced int                              // the latest announcement's number; streams behind it write users, or a comment if unchanged
-	announcer *time.Timer                      // runs announce
-	changed   chan struct{}                    // closed, and replaced, when streams have something to write
-	woken     time.Time                        // when it was closed last
-	waking    bool                             // it is due to be closed
-	gathering bool                             // announcer is set to gather, not to the heartbeat
+	mu      sync.Mutex // guards this group of fields; never held while writing to a client
+	log     messageLog
+	streams map[*stream]struct{}
+	users   string               // who is here, as JSON
+	left    map[string]time.Time // names of streams that ended a moment ago, and when
+
+	waking, announcing throttle // limit how often wake and announce run
 }
 
-// A message is an entry of the log.
-type message struct {
-	ID      int64     `json:"-"` // Time in microseconds: no restart repeats one, unless the clock was set back
-	Name    string    `json:"name"`
-	Text    string    `json:"message"`
-	Time    time.Time `json:"time"`
-	segment *segment  // holds its event
-	start   int       // at this offset
-}
-
-// A segment has events back to back, so that many are one Write.
-type segment struct {
-	events []byte // never outgrows its capacity: bytes do not move, and are read without the lock
-	last   int64  // id of the last message in it
-}
-
-// A stream is an open response to GET /events. Only its handler writes to it, or a goroutine that the
-// handler waits for: after the handler net/http would panic, or let the bytes into another response.
+// A stream is an open response to GET /events. Only its handler may use w, and only until it
+// returns: net/http would panic after that.
 type stream struct {
-	name      string // or empty, and listed nowhere
-	place     int64  // id of the last message written
-	users     string // the users event written last
-	announced int    // the room's number at that time; 0 at the start
+	w      http.ResponseWriter
+	wake   chan struct{} // has room for one value, which says that there may be more to write
+	name   string        // empty for a reader who is not listed
+	lastID int64         // its place in the log: the id of the last message that it wrote
+	users  string        // the list of users that it wrote last
 }
 
-// newRoom returns a room whose log has one entry, for all said before the server started.
-func newRoom() *room {
-	r := &room{
-		log:     []message{{ID: time.Now().UnixMicro(), segment: &segment{}}},
-		streams: make(map[http.ResponseWriter]struct{}),
-		users:   formatUsers(nil),
-		changed: make(chan struct{}),
-	}
-	r.announce() // starts the heartbeat, and counts to 1: next takes 0 for a new stream
-	return r
+// A messageLog holds the latest messages, oldest first, after an entry that only marks the place
+// before them, such as the last message that was dropped. Callers hold the room's lock.
+type messageLog []message
+
+// A message is an entry in the log.
+type message struct {
+	ID    int64     `json:"-"` // its time in microseconds, so that a restart repeats no id
+	Name  string    `json:"name"`
+	Text  string    `json:"message"`
+	Time  time.Time `json:"time"`
+	batch *batch    // holds its event in memory, next to others; see "Slow readers and bursts"
+	start int       // where its event begins in the batch
 }
 
-// routes returns the handler of all requests. Pages from origin, if any, may read and post.
-func (r *room) routes(origin string) (http.Handler, error) {
-	guard := http.NewCrossOriginProtection() // 403: no other site may post by its visitors' hands; curl passes
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", r.page)
-	mux.Handle("POST /message", guard.Handler(http.HandlerFunc(r.post)))
-	mux.HandleFunc("GET /events", r.events)
-	if origin != "" {
-		if err := guard.AddTrustedOrigin(origin); err != nil {
-			return nil, err
-		}
-		mux.HandleFunc("OPTIONS /message", func(http.ResponseWriter, *http.Request) {}) // asked before JSON is posted
-		mux.HandleFunc("OPTIONS /events", func(http.ResponseWriter, *http.Request) {})  // and before fetch sends a Last-Event-ID
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(takeTimeout))
-		if origin != "" {
-			w.Header().Set("Access-Control-Allow-Origin", origin)
-			w.Header().Set("Access-Control-Allow-Headers", "Content-Type, Last-Event-ID")
-		}
-		mux.ServeHTTP(w, req)
-	}), nil
-}
-
-// page answers with the latest messages, and the id after which its script is to go on.
+// page answers with the latest messages, and the id after which the page's script subscribes.
 func (r *room) page(w http.ResponseWriter, _ *http.Request) {
-	messages, after := r.latest()
-	nonce := cryptorand.Text() // allows the page's own script and style, and no others
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("Content-Security-Policy", fmt.Sprintf("default-src 'none'; connect-src 'self'; img-src data:; script-src 'nonce-%s'; "+
-		"style-src 'nonce-%[1]s'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'", nonce))
-	index.Execute(w, map[string]any{"Nonce": nonce, "After": after, "Messages": messages}) // fails if the visitor left
+	r.mu.Lock()
+	latest := r.log.latest(latestSize)
+	r.mu.Unlock()
+	after := latest[len(latest)-1].ID
+	data := map[string]any{"Messages": latest[1:], "After": after, "Nonce": protectPage(w)}
+	index.Execute(w, data) // An error means that the visitor has gone.
 }
 
-// post publishes a message, or says why not. After a form it redirects: a reload posts nothing.
+// post publishes a message. It answers a form with a redirect to the page, which shows the
+// message even without JavaScript, and which can be reloaded without posting again.
 func (r *room) post(w http.ResponseWriter, req *http.Request) {
 	kind, _, _ := mime.ParseMediaType(req.Header.Get("Content-Type"))
-	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody)) // req.FormValue would hide err
-	_, tooLarge := err.(*http.MaxBytesError)
-	name, text, malformed := parsePost(kind, body)
-	switch {
-	case kind != formType && kind != jsonType:
-		http.Error(w, "A message comes as a form or as JSON.", http.StatusUnsupportedMediaType)
-	case tooLarge || utf8.RuneCountInString(text) > maxMessage:
-		http.Error(w, fmt.Sprintf("A message has at most %d characters.", maxMessage), http.StatusRequestEntityTooLarge)
-	case err != nil || malformed != nil:
-		http.Error(w, "The form or JSON is incomplete or malformed.", http.StatusBadRequest)
-	case text == "":
-		http.Error(w, "The message is blank.", http.StatusBadRequest)
-	case !isName(name):
-		http.Error(w, fmt.Sprintf("A name is one line of at most %d characters.", maxName), http.StatusBadRequest)
-	case kind == jsonType:
-		w.Header().Set("Content-Type", jsonType)
-		json.NewEncoder(w).Encode(r.publish(name, text))
-	default:
-		r.publish(name, text)
-		http.Redirect(w, req, "/", http.StatusFound)
+	name, text, ok := readPost(w, req, kind)
+	if !ok {
+		return
 	}
+	m := r.publish(name, text)
+	if kind == formType {
+		http.Redirect(w, req, "/", http.StatusFound)
+		return
+	}
+	w.Header().Set("Content-Type", jsonType)
+	json.NewEncoder(w).Encode(m)
 }
 
-// events is a stream: it writes what comes after its place, and waits until there is more.
+// publish appends a message to the log and wakes the streams.
+func (r *room) publish(name, text string) message {
+	r.mu.Lock()
+	m := r.log.add(name, text)
+	r.mu.Unlock()
+	r.waking.do(r.wake)
+	return m
+}
+
+// wake tells every stream that there is something to write. It does not hold the lock meanwhile,
+// because each stream that wakes up needs it at once. It returns how long to rest (see throttle).
+func (r *room) wake() (rest time.Duration) {
+	r.mu.Lock()
+	streams := slices.Collect(maps.Keys(r.streams))
+	r.mu.Unlock()
+	for _, s := range streams {
+		select {
+		case s.wake <- struct{}{}:
+		default: // It has been told, and has not looked yet.
+		}
+	}
+	return restPerStream * time.Duration(len(streams))
+}
+
+// events serves a stream: it writes what comes after the stream's place in the log, flushes it,
+// and waits for more. History, live messages, and catching up are all this one loop.
 func (r *room) events(w http.ResponseWriter, req *http.Request) {
-	query := req.URL.Query()
-	s := &stream{name: clean(query.Get("name"))}
-	if !isName(s.name) || req.ContentLength != 0 { // after a large body net/http does not notice that a reader leaves
-		http.Error(w, fmt.Sprintf("A stream has no body, and its name is one line of at most %d characters.", maxName), http.StatusBadRequest)
-		return
-	}
-	// An unreadable id is none: after a 400 an EventSource would give up for good.
-	s.place, _ = strconv.ParseInt(cmp.Or(req.Header.Get("Last-Event-ID"), query.Get("after")), 10, 64)
 	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-cache")
-	w.Header().Set("X-Accel-Buffering", "no")       // nginx would wait until it has 4 KB
-	w.Header().Set("Transfer-Encoding", "identity") // is not sent: it has net/http send no chunks but close at the end, for a 20th less CPU
-	if req.Method == http.MethodHead {              // which ServeMux takes for a GET
+	s, ok := newStream(w, req)
+	if !ok {
 		return
 	}
-	response := http.NewResponseController(w)
-	var start sync.WaitGroup
-	start.Go(func() { // the first Flush, with the headers, grows a stack to 8 KB: the handler's would stay so large
-		r.register(w, s.name, true)
-		response.Flush()
-	})
-	start.Wait()
-	defer time.AfterFunc(gather/2, func() { r.register(w, s.name, false) }) // w is but a key by then; a reload is back, and nobody left
-	for done, renewed := req.Context().Done(), time.Now(); ; {
-		notes, events, changed := r.next(s)
-		if notes == "" && events == nil {
+	r.subscribe(s)
+	defer r.unsubscribe(s)
+	// These lines begin the first event, which is users. Retry is how many milliseconds the client
+	// waits before it reconnects: at random, so that a thousand clients do not come back at once.
+	fmt.Fprintf(w, "retry: %d\nid: %d\n", 1000+rand.IntN(1001), s.lastID)
+	beat := time.Tick(heartbeat)
+	for {
+		events := r.next(s)
+		if events == nil {
 			select {
-			case <-changed:
-			case <-done:
-				return
+			case <-s.wake:
+				continue
+			case <-beat:
+				events = []byte(":\n") // a comment; it has no blank line, which would end an event
+			case <-req.Context().Done():
+				return // The client has gone, or the server is being stopped.
 			}
-			continue
 		}
-		if time.Since(renewed) > time.Second { // each time would cost a tenth of the CPU, or more
-			renewed = time.Now()
-			response.SetWriteDeadline(renewed.Add(takeTimeout))
-		}
-		if notes != "" {
-			io.WriteString(w, notes)
-		}
-		w.Write(events)
-		if response.Flush() != nil { // small writes are buffered and do not fail
+		if s.write(events) != nil {
 			return
 		}
 	}
 }
 
-// register puts a stream into the set, or takes it out, and has everybody told who is here.
-func (r *room) register(w http.ResponseWriter, name string, here bool) {
+// next returns what s is to write, and moves s past it. It returns nil if s is up to date.
+func (r *room) next(s *stream) (events []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.streams, w)
-	if here {
-		r.streams[w] = struct{}{}
+	if s.users != r.users {
+		s.users = r.users
+		return fmt.Appendf(nil, "event: users\ndata: %s\nid: %d\n\n", s.users, s.lastID)
 	}
-	if name == "" {
-		return
-	}
-	i, _ := slices.BinarySearch(r.names, name)
-	if here {
-		r.names = slices.Insert(r.names, i, name)
-	} else {
-		r.names = slices.Delete(r.names, i, i+1)
-	}
-	r.users = formatUsers(r.names)
-	if !r.gathering && r.announcer.Stop() { // if Stop fails, announce is about to run
-		r.gathering = true
-		r.announcer = time.AfterFunc(gather, r.announce)
-	}
+	events, s.lastID = r.log.after(s.lastID)
+	return events
 }
 
-// announce has all streams write who is here or, if they know, a comment: the heartbeat.
-func (r *room) announce() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.gathering = false
-	r.announced++
-	r.wake()
-	r.announcer = time.AfterFunc(heartbeat, r.announce)
+// format returns m as an event. A blank line ends it (HTML standard §9.2.5); JSON is one line, so
+// nobody can type that end. The id comes last, as some clients take it for the end of the event.
+func (m message) format() []byte {
+	data, _ := json.Marshal(m) // Strings and times can always be encoded.
+	return fmt.Appendf(nil, "data: %s\nid: %d\n\n", data, m.ID)
 }
 
-// next returns what s is to write, and what is closed when there is more.
-func (r *room) next(s *stream) (notes string, events []byte, changed <-chan struct{}) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	earliest, newest := r.log[0].ID, r.log[len(r.log)-1].ID
-	if s.announced == 0 { // its first call: it starts above the spare, which may be gone before its second
-		earliest = r.log[max(0, len(r.log)-1-kept)].ID
-		if s.place <= 0 || s.place > newest { // no id, or one from the future: it gets all that is kept
-			s.place = earliest
-		}
-		// Without data no event, but an id to come back with, also for who has heard nothing yet.
-		notes = fmt.Sprintf("retry: %d\nid: %d\n\n", 1000+rand.IntN(2001), s.place) // at random: not all come back at once
-	}
-	if s.place < earliest {
-		s.place = earliest
-		notes += fmt.Sprintf("id: %d\nevent: missed\ndata:\n\n", earliest) // the first block had the old id: who is cut off before this is told again
-	}
-	if s.place < newest {
-		i, _ := slices.BinarySearchFunc(r.log, s.place+1, func(m message, id int64) int { return cmp.Compare(m.ID, id) })
-		events = r.log[i].segment.events[r.log[i].start:] // to the segment's end; the next call goes on
-		s.place = r.log[i].segment.last
-	}
-	if s.announced != r.announced {
-		note := r.users
-		if note == s.users {
-			note = ":\n\n"
-		}
-		notes += note
-		s.announced, s.users = r.announced, r.users
-	}
-	return notes, events, r.changed
-}
-
-// latest returns the messages that the page shows, and the id of the last one ever.
-func (r *room) latest() (messages []message, id int64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.log[max(1, len(r.log)-shown):]), r.log[len(r.log)-1].ID
-}
-
-// publish gives a message its id and time, appends it to the log, and has it written soon.
-func (r *room) publish(name, text string) message {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	last := r.log[len(r.log)-1]
-	now := time.UnixMicro(max(last.ID+1, time.Now().UnixMicro())).UTC() // clocks can be set back
-	m := message{now.UnixMicro(), name, text, now, last.segment, len(last.segment.events)}
-	event := formatMessage(m)
-	if m.start+len(event) > cap(m.segment.events) {
-		m.segment, m.start = &segment{events: make([]byte, 0, segmentSize)}, 0
-	}
-	m.segment.events = append(m.segment.events, event...)
-	m.segment.last = m.ID
-	r.log = append(r.log, m)
-	r.log = r.log[max(0, len(r.log)-1-kept-spare):]
-	r.wake()
+// add appends a message. Its id is the time, but ids increase even if the clock does not.
+func (l *messageLog) add(name, text string) message {
+	last := (*l)[len(*l)-1]
+	id := max(last.ID+1, time.Now().UnixMicro())
+	m := message{ID: id, Name: name, Text: text, Time: time.UnixMicro(id).UTC()}
+	m.batch, m.start = last.batch.add(m.format(), id)
+	*l = append(*l, m).latest(historySize)
 	return m
 }
 
-// wake has all streams write what is new, once they have rested. The caller holds mu.
-func (r *room) wake() {
-	if !r.waking {
-		r.waking = true
-		go func(rest time.Duration) {
-			time.Sleep(rest) // not at all, if there is none left
-			r.mu.Lock()
-			defer close(r.changed) // the old one, after unlocking, as all who wake want mu
-			r.changed = make(chan struct{})
-			r.woken = time.Now()
-			r.waking = false
-			r.mu.Unlock()
-		}(time.Duration(len(r.streams))*restPerStream - time.Since(r.woken))
+// latest returns the latest n messages, after the entry that marks the place before them.
+func (l messageLog) latest(n int) messageLog { return l[max(0, len(l)-1-n):] }
+
+// after returns events that follow an id, as many as lie together in a batch, and the id of the
+// last. If messages after the given id may be missing, it returns an event that says so instead.
+func (l messageLog) after(id int64) (events []byte, lastID int64) {
+	if place := l.resume(id); place != id {
+		return fmt.Appendf(nil, "event: missed\ndata:\nid: %d\n\n", place), place
 	}
+	next := sort.Search(len(l), func(i int) bool { return l[i].ID > id })
+	if next == len(l) {
+		return nil, id
+	}
+	return l[next].batch.events[l[next].start:], l[next].batch.lastID
 }
 
-// parsePost returns the name and the text in the body of a post, ready to be checked.
-func parsePost(kind string, body []byte) (name, text string, err error) {
-	var m struct{ Name, Message string }
-	if kind == jsonType {
-		err = json.Unmarshal(body, &m)
-		return cmp.Or(clean(m.Name), "guest"), clean(m.Message), err
-	}
-	form, err := url.ParseQuery(string(body))
-	return cmp.Or(clean(form.Get("name")), "guest"), clean(form.Get("message")), err
+// PART TWO: WHAT THE CHAT NEEDS AMONG STRANGERS (each section can be skipped)
+
+// Input and its limits. Without these, one request could fill the memory, a broken form would
+// pass as a blank message, and a name of a thousand lines would fill everybody's page.
+
+const maxName = 50       // characters
+const maxMessage = 2000  // characters
+const maxBody = 64 << 10 // bytes; the longest message, 2,000 emoji, takes 24,000 in a form
+const formType = "application/x-www-form-urlencoded"
+const jsonType = "application/json"
+
+// refuse answers a request that is not accepted with one sentence for its author. It returns
+// false for its caller to return.
+func refuse(w http.ResponseWriter, status int, format string, values ...any) bool {
+	http.Error(w, fmt.Sprintf(format, values...), status)
+	return false
 }
 
-// isName reports whether s is one line and not too long.
+// readPost returns the name and the text in a post, or refuses it.
+func readPost(w http.ResponseWriter, req *http.Request, kind string) (name, text string, ok bool) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody))
+	var post struct{ Name, Message string }
+	if kind == jsonType && err == nil {
+		err = json.Unmarshal(body, &post)
+	}
+	if kind == formType && err == nil {
+		var form url.Values
+		form, err = url.ParseQuery(string(body)) // req.FormValue would hide this error.
+		post.Name, post.Message = form.Get("name"), form.Get("message")
+	}
+	name, text = cmp.Or(clean(post.Name), "guest"), clean(post.Message)
+	switch {
+	case kind != formType && kind != jsonType:
+		ok = refuse(w, http.StatusUnsupportedMediaType, "A message is sent as a form or as JSON.")
+	case errors.As(err, new(*http.MaxBytesError)):
+		ok = refuse(w, http.StatusRequestEntityTooLarge, "A post has at most %d bytes.", maxBody)
+	case errors.As(err, new(*json.UnmarshalTypeError)):
+		ok = refuse(w, http.StatusBadRequest, "The name and the message must be JSON strings.")
+	case err != nil:
+		ok = refuse(w, http.StatusBadRequest, "The form or JSON is malformed or incomplete.")
+	case utf8.RuneCountInString(text) > maxMessage:
+		ok = refuse(w, http.StatusRequestEntityTooLarge,
+			"A message has at most %d characters.", maxMessage)
+	case text == "":
+		ok = refuse(w, http.StatusBadRequest, "The message is blank.")
+	case !isName(name):
+		ok = refuse(w, http.StatusBadRequest, badName, maxName)
+	default:
+		ok = true
+	}
+	return name, text, ok
+}
+
+// newStream returns the stream that a request asks for, or answers the request. An id that cannot
+// be read is 0, as for a new reader, because after an error EventSource would give up for good.
+func newStream(w http.ResponseWriter, req *http.Request) (s *stream, ok bool) {
+	if req.ContentLength != 0 { // With a body, net/http would not notice when the reader leaves.
+		return nil, refuse(w, http.StatusBadRequest, "A request for a stream has no body.")
+	}
+	query := req.URL.Query()
+	name := clean(query.Get("name"))
+	if !isName(name) {
+		return nil, refuse(w, http.StatusBadRequest, badName, maxName)
+	}
+	id, _ := strconv.ParseInt(cmp.Or(req.Header.Get("Last-Event-ID"), query.Get("after")), 10, 64)
+	w.Header().Set("Cache-Control", "no-cache, no-transform") // Compression would hold events back,
+	w.Header().Set("X-Accel-Buffering", "no")                 // and so would nginx.
+	if req.Method == http.MethodHead {
+		return nil, false // The headers are the answer. ServeMux routes HEAD like GET.
+	}
+	s = &stream{w: w, wake: make(chan struct{}, 1), name: name, lastID: max(0, id)}
+	return s, true
+}
+
+const badName = "A name is one line of at most %d characters."
+
 func isName(s string) bool {
-	return utf8.RuneCountInString(s) <= maxName && !strings.ContainsAny(s, "\n\v\f\u0085\u2028\u2029")
+	hasLineEnd := strings.ContainsAny(s, "\n\v\f\u0085\u2028\u2029")
+	return !hasLineEnd && utf8.RuneCountInString(s) <= maxName
 }
 
-// clean returns s as valid UTF-8, with LF between its lines, and without blanks around it.
+// clean returns s as valid UTF-8, with LF between its lines, and without space around it.
 func clean(s string) string {
-	s = strings.ToValidUTF8(s, "\uFFFD")
-	return strings.TrimSpace(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(s))
+	return strings.TrimSpace(lineEnds.Replace(strings.ToValidUTF8(s, "\uFFFD")))
 }
 
-// formatMessage returns m as an event. JSON is one line: nobody can type the end of an event.
-func formatMessage(m message) []byte {
-	data, _ := json.Marshal(m) // cannot fail
-	return fmt.Appendf(nil, "id: %d\ndata: %s\n\n", m.ID, data)
+var lineEnds = strings.NewReplacer("\r\n", "\n", "\r", "\n")
+
+// Who is here. Without this, readers would not know to whom they are talking. If N arrivals were
+// each announced to N readers, that would be N² events, so changes are announced together. As an
+// event has the whole list, it does no harm to miss one.
+
+const maxListed = 100              // names in an event
+const announceRest = time.Second   // between two announcements
+const returnTime = 3 * time.Second // for a reader to come back: the longest retry and a bit more
+
+// subscribe adds s to the set. This comes before the first next, so no message falls in between.
+func (r *room) subscribe(s *stream) {
+	r.mu.Lock()
+	r.streams[s] = struct{}{}
+	if s.lastID == 0 {
+		s.lastID = r.log.latest(latestSize)[0].ID
+	}
+	r.mu.Unlock()
+	if s.name != "" {
+		r.announcing.do(r.announce)
+	}
 }
 
-// formatUsers returns the event that says who is here, from the sorted names of the streams.
-func formatUsers(sorted []string) string {
-	names := slices.Compact(append([]string{}, sorted...)) // a name twice is one; nil would be null
-	data, _ := json.Marshal(map[string]any{"count": len(names), "names": names[:min(len(names), listed)]})
-	return fmt.Sprintf("event: users\ndata: %s\n\n", data)
+// unsubscribe takes s out of the set. Its name stays until its reader has had time to come back,
+// because somebody who reloads the page has not left.
+func (r *room) unsubscribe(s *stream) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.streams, s)
+	if s.name != "" {
+		r.left[s.name] = time.Now()
+		time.AfterFunc(returnTime, func() { r.announcing.do(r.announce) })
+	}
+}
+
+// announce brings users up to date, and wakes the streams to write it.
+func (r *room) announce() (rest time.Duration) {
+	r.mu.Lock()
+	isOver := func(_ string, end time.Time) bool { return time.Since(end) >= returnTime }
+	maps.DeleteFunc(r.left, isOver)
+	names := slices.AppendSeq([]string{}, maps.Keys(r.left)) // A nil slice would become null.
+	for s := range r.streams {
+		if s.name != "" {
+			names = append(names, s.name)
+		}
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	listed := names[:min(len(names), maxListed)]
+	data, _ := json.Marshal(map[string]any{"count": len(names), "names": listed})
+	r.users = string(data)
+	r.mu.Unlock()
+	r.waking.do(r.wake)
+	return announceRest
+}
+
+// Other sites. Without this, a page on any site could post in its visitors' names (CSRF), or add
+// names by loading streams in an iframe. With -origin, one other site may do what our page does
+// (CORS). And if markup ever got into the page, its scripts would not run (CSP).
+
+var originPattern = regexp.MustCompile(`^(https?)://(?:[a-z0-9_.-]*[a-z_-][a-z0-9_-]*\.?|` +
+	`\d+\.\d+\.\d+\.\d+|\[[0-9a-f:]+\])(?::([1-9]\d*))?$`)
+
+// isOrigin reports whether s is an origin as browsers write it (HTML standard §7.1.1).
+func isOrigin(s string) bool {
+	parts := originPattern.FindStringSubmatch(s)
+	if parts == nil {
+		return false
+	}
+	scheme, port := parts[1], parts[2]
+	_, err := strconv.ParseUint(cmp.Or(port, "1"), 10, 16)
+	return err == nil && scheme+port != "http80" && scheme+port != "https443"
+}
+
+// routes returns the handler of the requests that belong to a room.
+func (r *room) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", r.page)
+	mux.HandleFunc("POST /message", r.post)
+	mux.HandleFunc("GET /events", r.events)
+	return mux
+}
+
+// handler returns the handler of all requests. The error says that origin is not an origin.
+func (r *room) handler(origin string) (http.Handler, error) {
+	routes := r.routes()
+	protection := http.NewCrossOriginProtection()
+	if origin != "" {
+		if err := protection.AddTrustedOrigin(origin); err != nil || !isOrigin(origin) {
+			return nil, fmt.Errorf("-origin %q is not what browsers send, such as "+
+				"https://app.example (lower case, without a path or a default port)", origin)
+		}
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if origin != "" {
+			w.Header().Set("Access-Control-Allow-Origin", origin)
+			w.Header().Set("Access-Control-Allow-Headers", "Content-Type, Last-Event-ID")
+			if req.Method == http.MethodOptions {
+				return // Browsers ask with this before they post JSON to another origin.
+			}
+		}
+		check := *req
+		if req.URL.Path == "/events" {
+			check.Method = http.MethodPost // A GET passes, but a stream changes who is here.
+		}
+		if protection.Check(&check) != nil {
+			refuse(w, http.StatusForbidden, "A page from another origin may not do this.")
+			return
+		}
+		routes.ServeHTTP(w, req)
+	}), nil
+}
+
+// protectPage sets the headers of the page, and returns the nonce that marks the page's own
+// script and style.
+func protectPage(w http.ResponseWriter) (nonce string) {
+	nonce = cryptorand.Text()
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Content-Security-Policy", fmt.Sprintf("default-src 'none'; "+
+		"script-src 'nonce-%s'; style-src 'nonce-%s'; connect-src 'self'; img-src data:; "+
+		"form-action 'self'; base-uri 'none'; frame-ancestors 'none'", nonce, nonce))
+	return nonce
+}
+
+// Slow readers and bursts. Without this, a reader who accepts nothing would keep its stream
+// forever, and a burst would cost a system call for each message and reader.
+
+const writeTimeout = 30 * time.Second       // for a client to accept what is written
+const batchSize = 64 << 10                  // bytes; a stalled reader keeps one batch in memory
+const restPerStream = 30 * time.Microsecond // between two wake-ups, for each open stream
+
+// write sends events, unless the client has gone or accepts nothing for writeTimeout.
+func (s *stream) write(events []byte) error {
+	response := http.NewResponseController(s.w)
+	response.SetWriteDeadline(time.Now().Add(writeTimeout))
+	s.w.Write(events)
+	return response.Flush() // This also reports the errors of Write, which is buffered.
+}
+
+// resume returns the place at which a reader with this last id goes on. It is the id itself, unless
+// messages after it may be missing. A reader who is cut off before the event that says so comes
+// back with its old id, and is told again.
+func (l messageLog) resume(id int64) int64 {
+	switch {
+	case id < l[0].ID: // Messages after it are no longer kept.
+		return l[0].ID
+	case id > l[len(l)-1].ID: // The clock has been set back since then.
+		return l.latest(latestSize)[0].ID
+	}
+	return id
+}
+
+// A batch holds consecutive events back to back, so that one Write sends many. Its array never
+// moves and its bytes never change, so streams can read them without the lock.
+type batch struct {
+	events []byte
+	lastID int64
+}
+
+// add puts an event at the end of b or, if b is full, into a new batch, and returns where it is.
+func (b *batch) add(event []byte, id int64) (in *batch, start int) {
+	if len(b.events)+len(event) > cap(b.events) {
+		b = &batch{events: make([]byte, 0, batchSize)}
+	}
+	start = len(b.events)
+	b.events = append(b.events, event...)
+	b.lastID = id
+	return b, start
+}
+
+// A throttle lets a function rest between two calls. Without it, a burst runs at an eighth of the
+// speed, because each message is then a write of its own.
+type throttle struct {
+	mu      sync.Mutex // also held during calls
+	next    time.Time  // the earliest time for the next call
+	pending bool       // whether that call is due
+}
+
+// do calls f at once, or as soon as it has rested; calls in between are merged into that one. f
+// returns how long it is to rest.
+func (t *throttle) do(f func() (rest time.Duration)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.pending {
+		return
+	}
+	if wait := time.Until(t.next); wait > 0 {
+		t.pending = true
+		time.AfterFunc(wait, func() {
+			t.mu.Lock()
+			t.pending = false
+			t.mu.Unlock()
+			t.do(f)
+		})
+		return
+	}
+	t.next = time.Now().Add(f())
+}
+
+// How the server starts and ends. Without this, half a request would keep its connection
+// forever, and ^C would break off posts, or wait forever for the streams to end.
+
+const readTimeout = 15 * time.Second    // for a request to arrive, and for an idle connection
+const shutdownTimeout = 3 * time.Second // for requests that are in flight
+
+//go:embed index.html
+var indexHTML string // It is part of the binary, which therefore runs in any folder.
+var index = template.Must(template.New("index.html").Parse(indexHTML))
+
+// newRoom returns an empty room.
+func newRoom() *room {
+	r := &room{
+		log:     messageLog{{ID: time.Now().UnixMicro(), batch: &batch{}}},
+		streams: make(map[*stream]struct{}),
+		left:    make(map[string]time.Time),
+	}
+	r.announce()
+	return r
+}
+
+func main() {
+	addr := flag.String("addr", "localhost:3000", "`address` to listen on")
+	origin := flag.String("origin", "", "other `origin` whose pages may read and post")
+	flag.Parse()
+	if flag.NArg() > 0 {
+		log.Fatalf("unexpected argument %q", flag.Arg(0))
+	}
+	handler, err := newRoom().handler(*origin)
+	if err != nil {
+		log.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", *addr)
+	if err != nil {
+		log.Fatal(err)
+	}
+	host, port, _ := net.SplitHostPort(listener.Addr().String())
+	if net.ParseIP(host).IsUnspecified() {
+		host = "localhost" // Firefox refuses to open addresses such as [::].
+	}
+	log.Print("The chat is at http://", net.JoinHostPort(host, port))
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // After the first ^C, a second one ends the process at once.
+	if err := serve(ctx, listener, handler); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// serve answers requests until ctx ends. Then it ends the streams and waits for other requests.
+func serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
+	server := &http.Server{
+		Handler:      handler,
+		ReadTimeout:  readTimeout,  // of a request; it does not apply while a stream is open
+		WriteTimeout: writeTimeout, // of a whole response; a stream extends it with each write
+		// The context of every request ends with ctx, which ends the streams.
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	stopped := make(chan error, 1)
+	context.AfterFunc(ctx, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+		defer cancel()
+		stopped <- server.Shutdown(ctx)
+	})
+	if err := server.Serve(listener); err != http.ErrServerClosed {
+		return err
+	}
+	if <-stopped != nil {
+		server.Close() // Requests that are still in flight are cut off.
+	}
+	return nil
 }
