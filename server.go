@@ -1,13 +1,13 @@
-// Ssechat is a group chat over Server-Sent Events (HTML standard §9.2).
+// Ssechat is a group chat over Server-Sent Events, or SSE (HTML standard §9.2).
 //
 //	go run server.go
 //
 // Then open http://localhost:3000 in two browser tabs.
 //
-// A room keeps one log of messages. POST /message appends to it. GET /events is a stream, a
-// response that does not end: its handler writes what the log holds after the last message that
-// it wrote, and then waits for more. A reader who is new, slow, or back after a break is simply
-// at a different place in the log.
+// The server keeps the latest messages in one list, the log. POST /message appends a message to
+// it. GET /events opens a stream, a response that does not end. Each stream remembers its place in
+// the log: it writes all messages after that place, and then waits for more. Readers who are new,
+// slow, or reconnecting are simply at different places.
 package main
 
 import (
@@ -43,57 +43,56 @@ import (
 
 // PART ONE: THE CHAT
 
-const historySize = 10_000         // messages that a reader can fall behind without losing any
-const latestSize = 200             // messages on the page, and for a new reader
-const heartbeat = 15 * time.Second // proxies and phones close connections silent for longer
+const historySize = 10_000         // messages kept; a reader who falls further behind misses some
+const latestSize = 200             // messages that the page and a new reader start with
+const heartbeat = 15 * time.Second // proxies and phones close connections that stay silent
 
-// A room is a chat: a log of messages, and the set of streams that follow it.
+// A room holds the state of the chat: the log, the open streams, and who is here.
 type room struct {
-	mu      sync.Mutex // guards this group of fields; never held while writing to a client
+	mu      sync.Mutex // guards the fields from log to left; not held while writing to a client
 	log     messageLog
 	streams map[*stream]struct{}
-	users   string               // who is here, as JSON
-	left    map[string]time.Time // names of streams that ended a moment ago, and when
+	users   string               // who is here, in JSON
+	left    map[string]time.Time // names of streams that ended recently, and when
 
 	waking, announcing throttle // limit how often wake and announce run
 }
 
-// A stream is an open response to GET /events. Only its handler may use w, and only until it
-// returns: net/http would panic after that.
+// A stream is an open response to GET /events. Only its handler may use w, and only until it ends.
 type stream struct {
 	w      http.ResponseWriter
-	wake   chan struct{} // has room for one value, which says that there may be more to write
-	name   string        // empty for a reader who is not listed
-	lastID int64         // its place in the log: the id of the last message that it wrote
-	users  string        // the list of users that it wrote last
+	wake   chan struct{} // buffers one signal, which means that there may be more to write
+	name   string        // the reader's name; empty if the reader is not listed
+	lastID int64         // the place in the log: the id of the last message that was written
+	users  string        // the value of room.users that was written last
 }
 
-// A messageLog holds the latest messages, oldest first, after an entry that only marks the place
-// before them, such as the last message that was dropped. Callers hold the room's lock.
+// A messageLog holds the latest messages, oldest first. Its first entry is never sent. It only
+// marks where the log begins: messages up to its id are not kept.
 type messageLog []message
 
-// A message is an entry in the log.
+// A message is one entry in the log.
 type message struct {
-	ID    int64     `json:"-"` // its time in microseconds, so that a restart repeats no id
+	ID    int64     `json:"-"` // the time in microseconds, so a restart does not reuse ids
 	Name  string    `json:"name"`
 	Text  string    `json:"message"`
 	Time  time.Time `json:"time"`
-	batch *batch    // holds its event in memory, next to others; see "Slow readers and bursts"
-	start int       // where its event begins in the batch
+	batch *batch    // stores its event (see format) together with other events
+	start int       // the offset of its event in batch.events
 }
 
-// page answers with the latest messages, and the id after which the page's script subscribes.
+// page serves the HTML page with the latest messages and the id that its script resumes after.
 func (r *room) page(w http.ResponseWriter, _ *http.Request) {
 	r.mu.Lock()
 	latest := r.log.latest(latestSize)
 	r.mu.Unlock()
-	after := latest[len(latest)-1].ID
+	after := latest.lastID()
 	data := map[string]any{"Messages": latest[1:], "After": after, "Nonce": protectPage(w)}
-	index.Execute(w, data) // An error means that the visitor has gone.
+	index.Execute(w, data) // This fails only if the client has gone.
 }
 
-// post publishes a message. It answers a form with a redirect to the page, which shows the
-// message even without JavaScript, and which can be reloaded without posting again.
+// post publishes a message. It answers a form with a redirect to the page. This works without
+// JavaScript, and reloading the page does not post again.
 func (r *room) post(w http.ResponseWriter, req *http.Request) {
 	kind, _, _ := mime.ParseMediaType(req.Header.Get("Content-Type"))
 	name, text, ok := readPost(w, req, kind)
@@ -109,17 +108,19 @@ func (r *room) post(w http.ResponseWriter, req *http.Request) {
 	json.NewEncoder(w).Encode(m)
 }
 
-// publish appends a message to the log and wakes the streams.
+// publish appends a message to the log, and wakes the streams.
 func (r *room) publish(name, text string) message {
 	r.mu.Lock()
-	m := r.log.add(name, text)
+	id := max(r.log.lastID()+1, time.Now().UnixMicro()) // The clock may have been set back.
+	m := message{ID: id, Name: name, Text: text, Time: time.UnixMicro(id).UTC()}
+	r.log.add(m)
 	r.mu.Unlock()
 	r.waking.do(r.wake)
 	return m
 }
 
-// wake tells every stream that there is something to write. It does not hold the lock meanwhile,
-// because each stream that wakes up needs it at once. It returns how long to rest (see throttle).
+// wake signals all streams that there may be more to write. It first releases the lock, because
+// woken streams need it. It returns the minimum time until its next call (see throttle).
 func (r *room) wake() (rest time.Duration) {
 	r.mu.Lock()
 	streams := slices.Collect(maps.Keys(r.streams))
@@ -127,14 +128,14 @@ func (r *room) wake() (rest time.Duration) {
 	for _, s := range streams {
 		select {
 		case s.wake <- struct{}{}:
-		default: // It has been told, and has not looked yet.
+		default: // An earlier signal is still in the buffer.
 		}
 	}
 	return restPerStream * time.Duration(len(streams))
 }
 
-// events serves a stream: it writes what comes after the stream's place in the log, flushes it,
-// and waits for more. History, live messages, and catching up are all this one loop.
+// events serves a stream. Its loop writes what follows the stream's place in the log, and then
+// waits for more. History, live messages, and catching up need nothing but this loop.
 func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	s, ok := newStream(w, req)
@@ -143,8 +144,8 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	}
 	r.subscribe(s)
 	defer r.unsubscribe(s)
-	// These lines begin the first event, which is users. Retry is how many milliseconds the client
-	// waits before it reconnects: at random, so that a thousand clients do not come back at once.
+	// These lines start the first event. A client waits retry milliseconds before it reconnects.
+	// This delay is random so that clients do not all come back at once.
 	fmt.Fprintf(w, "retry: %d\nid: %d\n", 1000+rand.IntN(1001), s.lastID)
 	beat := time.Tick(heartbeat)
 	for {
@@ -154,18 +155,18 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 			case <-s.wake:
 				continue
 			case <-beat:
-				events = []byte(":\n") // a comment; it has no blank line, which would end an event
+				events = []byte(":\n") // a comment; to some clients, a blank line is an event
 			case <-req.Context().Done():
-				return // The client has gone, or the server is being stopped.
+				return // The client has gone, or the server is stopping.
 			}
 		}
 		if s.write(events) != nil {
-			return
+			return // The reader will come back with the last id that it got.
 		}
 	}
 }
 
-// next returns what s is to write, and moves s past it. It returns nil if s is up to date.
+// next returns what s must write next, or nil if s is up to date, and moves the place of s past it.
 func (r *room) next(s *stream) (events []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -177,28 +178,27 @@ func (r *room) next(s *stream) (events []byte) {
 	return events
 }
 
-// format returns m as an event. A blank line ends it (HTML standard §9.2.5); JSON is one line, so
-// nobody can type that end. The id comes last, as some clients take it for the end of the event.
+// format encodes m as an event, which ends with a blank line (HTML §9.2.5). JSON has none, so
+// nobody can forge an event. The id is last because some clients store it before the event ends.
 func (m message) format() []byte {
-	data, _ := json.Marshal(m) // Strings and times can always be encoded.
+	data, _ := json.Marshal(m) // Encoding strings and a time cannot fail.
 	return fmt.Appendf(nil, "data: %s\nid: %d\n\n", data, m.ID)
 }
 
-// add appends a message. Its id is the time, but ids increase even if the clock does not.
-func (l *messageLog) add(name, text string) message {
-	last := (*l)[len(*l)-1]
-	id := max(last.ID+1, time.Now().UnixMicro())
-	m := message{ID: id, Name: name, Text: text, Time: time.UnixMicro(id).UTC()}
-	m.batch, m.start = last.batch.add(m.format(), id)
+// add appends a message, and drops the oldest if there are more than historySize.
+func (l *messageLog) add(m message) {
+	m.batch, m.start = (*l)[len(*l)-1].batch.add(m.format(), m.ID)
 	*l = append(*l, m).latest(historySize)
-	return m
 }
 
-// latest returns the latest n messages, after the entry that marks the place before them.
+// lastID returns the id of the newest message.
+func (l messageLog) lastID() int64 { return l[len(l)-1].ID }
+
+// latest returns the latest n messages, after one entry that is not sent.
 func (l messageLog) latest(n int) messageLog { return l[max(0, len(l)-1-n):] }
 
-// after returns events that follow an id, as many as lie together in a batch, and the id of the
-// last. If messages after the given id may be missing, it returns an event that says so instead.
+// after returns the events after an id, up to the end of one batch, and the id of the last event.
+// If messages after the id may be missing, it instead returns an event that says so.
 func (l messageLog) after(id int64) (events []byte, lastID int64) {
 	if place := l.resume(id); place != id {
 		return fmt.Appendf(nil, "event: missed\ndata:\nid: %d\n\n", place), place
@@ -210,10 +210,10 @@ func (l messageLog) after(id int64) (events []byte, lastID int64) {
 	return l[next].batch.events[l[next].start:], l[next].batch.lastID
 }
 
-// PART TWO: WHAT THE CHAT NEEDS AMONG STRANGERS (each section can be skipped)
+// PART TWO: WHAT A PUBLIC CHAT NEEDS (you can skip any section)
 
-// Input and its limits. Without these, one request could fill the memory, a broken form would
-// pass as a blank message, and a name of a thousand lines would fill everybody's page.
+// Input and its limits. Without them, one request could use up the memory, a malformed form would
+// be reported as a blank message, and a name of a thousand lines would fill everybody's page.
 
 const maxName = 50       // characters
 const maxMessage = 2000  // characters
@@ -221,14 +221,13 @@ const maxBody = 64 << 10 // bytes; the longest message, 2,000 emoji, takes 24,00
 const formType = "application/x-www-form-urlencoded"
 const jsonType = "application/json"
 
-// refuse answers a request that is not accepted with one sentence for its author. It returns
-// false for its caller to return.
+// refuse answers a request with an error message, and returns false as the caller's ok result.
 func refuse(w http.ResponseWriter, status int, format string, values ...any) bool {
 	http.Error(w, fmt.Sprintf(format, values...), status)
 	return false
 }
 
-// readPost returns the name and the text in a post, or refuses it.
+// readPost returns the name and the text of a post. If it has refused the post, ok is false.
 func readPost(w http.ResponseWriter, req *http.Request, kind string) (name, text string, ok bool) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody))
 	var post struct{ Name, Message string }
@@ -237,22 +236,22 @@ func readPost(w http.ResponseWriter, req *http.Request, kind string) (name, text
 	}
 	if kind == formType && err == nil {
 		var form url.Values
-		form, err = url.ParseQuery(string(body)) // req.FormValue would hide this error.
+		form, err = url.ParseQuery(string(body)) // req.FormValue would ignore this error.
 		post.Name, post.Message = form.Get("name"), form.Get("message")
 	}
 	name, text = cmp.Or(clean(post.Name), "guest"), clean(post.Message)
 	switch {
 	case kind != formType && kind != jsonType:
-		ok = refuse(w, http.StatusUnsupportedMediaType, "A message is sent as a form or as JSON.")
+		ok = refuse(w, http.StatusUnsupportedMediaType, "Send a message as a form or as JSON.")
 	case errors.As(err, new(*http.MaxBytesError)):
-		ok = refuse(w, http.StatusRequestEntityTooLarge, "A post has at most %d bytes.", maxBody)
+		ok = refuse(w, http.StatusRequestEntityTooLarge, "A post is limited to %d bytes.", maxBody)
 	case errors.As(err, new(*json.UnmarshalTypeError)):
 		ok = refuse(w, http.StatusBadRequest, "The name and the message must be JSON strings.")
 	case err != nil:
 		ok = refuse(w, http.StatusBadRequest, "The form or JSON is malformed or incomplete.")
 	case utf8.RuneCountInString(text) > maxMessage:
 		ok = refuse(w, http.StatusRequestEntityTooLarge,
-			"A message has at most %d characters.", maxMessage)
+			"A message is limited to %d characters.", maxMessage)
 	case text == "":
 		ok = refuse(w, http.StatusBadRequest, "The message is blank.")
 	case !isName(name):
@@ -263,11 +262,11 @@ func readPost(w http.ResponseWriter, req *http.Request, kind string) (name, text
 	return name, text, ok
 }
 
-// newStream returns the stream that a request asks for, or answers the request. An id that cannot
-// be read is 0, as for a new reader, because after an error EventSource would give up for good.
+// newStream returns a new stream. If it has answered the request itself, ok is false. It ignores
+// a malformed id, because EventSource does not reconnect after an error.
 func newStream(w http.ResponseWriter, req *http.Request) (s *stream, ok bool) {
-	if req.ContentLength != 0 { // With a body, net/http would not notice when the reader leaves.
-		return nil, refuse(w, http.StatusBadRequest, "A request for a stream has no body.")
+	if req.ContentLength != 0 { // With an unread body, net/http cannot notice a disconnect.
+		return nil, refuse(w, http.StatusBadRequest, "A stream request must not have a body.")
 	}
 	query := req.URL.Query()
 	name := clean(query.Get("name"))
@@ -275,38 +274,38 @@ func newStream(w http.ResponseWriter, req *http.Request) (s *stream, ok bool) {
 		return nil, refuse(w, http.StatusBadRequest, badName, maxName)
 	}
 	id, _ := strconv.ParseInt(cmp.Or(req.Header.Get("Last-Event-ID"), query.Get("after")), 10, 64)
-	w.Header().Set("Cache-Control", "no-cache, no-transform") // Compression would hold events back,
-	w.Header().Set("X-Accel-Buffering", "no")                 // and so would nginx.
+	w.Header().Set("Cache-Control", "no-cache, no-transform") // Compression would delay events,
+	w.Header().Set("X-Accel-Buffering", "no")                 // and so would buffering in nginx.
 	if req.Method == http.MethodHead {
-		return nil, false // The headers are the answer. ServeMux routes HEAD like GET.
+		return nil, false // ServeMux routes HEAD here too. It gets only the headers.
 	}
 	s = &stream{w: w, wake: make(chan struct{}, 1), name: name, lastID: max(0, id)}
 	return s, true
 }
 
-const badName = "A name is one line of at most %d characters."
+const badName = "A name must be one line of at most %d characters."
 
 func isName(s string) bool {
 	hasLineEnd := strings.ContainsAny(s, "\n\v\f\u0085\u2028\u2029")
 	return !hasLineEnd && utf8.RuneCountInString(s) <= maxName
 }
 
-// clean returns s as valid UTF-8, with LF between its lines, and without space around it.
+// clean returns s as valid UTF-8 with LF line endings and without space at either end.
 func clean(s string) string {
 	return strings.TrimSpace(lineEnds.Replace(strings.ToValidUTF8(s, "\uFFFD")))
 }
 
 var lineEnds = strings.NewReplacer("\r\n", "\n", "\r", "\n")
 
-// Who is here. Without this, readers would not know to whom they are talking. If N arrivals were
-// each announced to N readers, that would be N² events, so changes are announced together. As an
-// event has the whole list, it does no harm to miss one.
+// Who is here. Without this, readers would not know whom they are talking to. Announcing each of N
+// arrivals to N readers would take N² events, so changes are collected and announced together.
+// Each event has the whole list, so skipping one does no harm.
 
-const maxListed = 100              // names in an event
-const announceRest = time.Second   // between two announcements
-const returnTime = 3 * time.Second // for a reader to come back: the longest retry and a bit more
+const maxListed = 100              // names in one event
+const announceRest = time.Second   // minimum time between announcements
+const returnTime = 3 * time.Second // time to reconnect: the longest retry and a bit more
 
-// subscribe adds s to the set. This comes before the first next, so no message falls in between.
+// subscribe adds s to the streams. It runs before the first call of next, so s misses no signal.
 func (r *room) subscribe(s *stream) {
 	r.mu.Lock()
 	r.streams[s] = struct{}{}
@@ -319,7 +318,7 @@ func (r *room) subscribe(s *stream) {
 	}
 }
 
-// unsubscribe takes s out of the set. Its name stays until its reader has had time to come back,
+// unsubscribe removes s from the room's streams. The name stays listed for returnTime,
 // because somebody who reloads the page has not left.
 func (r *room) unsubscribe(s *stream) {
 	r.mu.Lock()
@@ -331,12 +330,12 @@ func (r *room) unsubscribe(s *stream) {
 	}
 }
 
-// announce brings users up to date, and wakes the streams to write it.
+// announce updates the list of who is here, and wakes the streams to send it.
 func (r *room) announce() (rest time.Duration) {
 	r.mu.Lock()
 	isOver := func(_ string, end time.Time) bool { return time.Since(end) >= returnTime }
 	maps.DeleteFunc(r.left, isOver)
-	names := slices.AppendSeq([]string{}, maps.Keys(r.left)) // A nil slice would become null.
+	names := slices.AppendSeq([]string{}, maps.Keys(r.left)) // JSON for a nil slice would be null.
 	for s := range r.streams {
 		if s.name != "" {
 			names = append(names, s.name)
@@ -352,14 +351,15 @@ func (r *room) announce() (rest time.Duration) {
 	return announceRest
 }
 
-// Other sites. Without this, a page on any site could post in its visitors' names (CSRF), or add
-// names by loading streams in an iframe. With -origin, one other site may do what our page does
-// (CORS). And if markup ever got into the page, its scripts would not run (CSP).
+// Other sites. Without this, a page on any site could post through its visitors' browsers (CSRF),
+// or open streams that add names to the list. With -origin, one other site is allowed to do what
+// our page does (CORS). If a script were injected into our page, CSP would block it.
 
 var originPattern = regexp.MustCompile(`^(https?)://(?:[a-z0-9_.-]*[a-z_-][a-z0-9_-]*\.?|` +
 	`\d+\.\d+\.\d+\.\d+|\[[0-9a-f:]+\])(?::([1-9]\d*))?$`)
 
-// isOrigin reports whether s is an origin as browsers write it (HTML standard §7.1.1).
+// isOrigin reports whether s is an origin as browsers write it: in lower case and ASCII, without a
+// default port (HTML standard §7.1.1).
 func isOrigin(s string) bool {
 	parts := originPattern.FindStringSubmatch(s)
 	if parts == nil {
@@ -379,13 +379,13 @@ func (r *room) routes() http.Handler {
 	return mux
 }
 
-// handler returns the handler of all requests. The error says that origin is not an origin.
+// handler returns the handler of all requests, or an error if origin is neither empty nor valid.
 func (r *room) handler(origin string) (http.Handler, error) {
 	routes := r.routes()
 	protection := http.NewCrossOriginProtection()
 	if origin != "" {
 		if err := protection.AddTrustedOrigin(origin); err != nil || !isOrigin(origin) {
-			return nil, fmt.Errorf("-origin %q is not what browsers send, such as "+
+			return nil, fmt.Errorf("-origin %q is not what a browser sends, such as "+
 				"https://app.example (lower case, without a path or a default port)", origin)
 		}
 	}
@@ -394,12 +394,12 @@ func (r *room) handler(origin string) (http.Handler, error) {
 			w.Header().Set("Access-Control-Allow-Origin", origin)
 			w.Header().Set("Access-Control-Allow-Headers", "Content-Type, Last-Event-ID")
 			if req.Method == http.MethodOptions {
-				return // Browsers ask with this before they post JSON to another origin.
+				return // Browsers send this preflight before a cross-origin JSON post.
 			}
 		}
-		check := *req
+		check := *req // a copy, because the routes need the original
 		if req.URL.Path == "/events" {
-			check.Method = http.MethodPost // A GET passes, but a stream changes who is here.
+			check.Method = http.MethodPost // Check allows any GET, but this one adds a name.
 		}
 		if protection.Check(&check) != nil {
 			refuse(w, http.StatusForbidden, "A page from another origin may not do this.")
@@ -409,8 +409,7 @@ func (r *room) handler(origin string) (http.Handler, error) {
 	}), nil
 }
 
-// protectPage sets the headers of the page, and returns the nonce that marks the page's own
-// script and style.
+// protectPage sets security headers that allow only the script and style with the nonce it returns.
 func protectPage(w http.ResponseWriter) (nonce string) {
 	nonce = cryptorand.Text()
 	w.Header().Set("Cache-Control", "no-store")
@@ -420,42 +419,42 @@ func protectPage(w http.ResponseWriter) (nonce string) {
 	return nonce
 }
 
-// Slow readers and bursts. Without this, a reader who accepts nothing would keep its stream
+// Slow readers and bursts. Without this, a client that accepts nothing would keep its stream
 // forever, and a burst would cost a system call for each message and reader.
 
-const writeTimeout = 30 * time.Second       // for a client to accept what is written
+const writeTimeout = 30 * time.Second       // for a client to accept one write
 const batchSize = 64 << 10                  // bytes; a stalled reader keeps one batch in memory
-const restPerStream = 30 * time.Microsecond // between two wake-ups, for each open stream
+const restPerStream = 30 * time.Microsecond // minimum time between calls of wake, per stream
 
-// write sends events, unless the client has gone or accepts nothing for writeTimeout.
+// write sends events. It fails if the client has gone or does not accept them in writeTimeout.
 func (s *stream) write(events []byte) error {
 	response := http.NewResponseController(s.w)
 	response.SetWriteDeadline(time.Now().Add(writeTimeout))
 	s.w.Write(events)
-	return response.Flush() // This also reports the errors of Write, which is buffered.
+	return response.Flush() // Flush also returns any error from Write.
 }
 
-// resume returns the place at which a reader with this last id goes on. It is the id itself, unless
-// messages after it may be missing. A reader who is cut off before the event that says so comes
-// back with its old id, and is told again.
+// resume returns the place from which a reader with this last id continues. This is the id itself
+// unless messages after it may be missing. A reader keeps its old id until the event that says so
+// arrives, so if the connection breaks before that, the event is sent again.
 func (l messageLog) resume(id int64) int64 {
 	switch {
-	case id < l[0].ID: // Messages after it are no longer kept.
+	case id < l[0].ID: // Messages after it may be gone.
 		return l[0].ID
-	case id > l[len(l)-1].ID: // The clock has been set back since then.
+	case id > l.lastID(): // The server was restarted with its clock set back.
 		return l.latest(latestSize)[0].ID
 	}
 	return id
 }
 
-// A batch holds consecutive events back to back, so that one Write sends many. Its array never
-// moves and its bytes never change, so streams can read them without the lock.
+// A batch holds consecutive events in one slice, so that one Write can send many. Bytes in it
+// never move or change, so streams can send them without holding the lock.
 type batch struct {
 	events []byte
 	lastID int64
 }
 
-// add puts an event at the end of b or, if b is full, into a new batch, and returns where it is.
+// add appends an event to b, or to a new batch if b is full, and returns where the event is.
 func (b *batch) add(event []byte, id int64) (in *batch, start int) {
 	if len(b.events)+len(event) > cap(b.events) {
 		b = &batch{events: make([]byte, 0, batchSize)}
@@ -466,16 +465,17 @@ func (b *batch) add(event []byte, id int64) (in *batch, start int) {
 	return b, start
 }
 
-// A throttle lets a function rest between two calls. Without it, a burst runs at an eighth of the
-// speed, because each message is then a write of its own.
+// A throttle limits how often a function runs. After each call, wake rests for about as long as the
+// streams take to write, so that in a burst, each write has many messages. Without this, bursts run
+// at an eighth of the speed.
 type throttle struct {
-	mu      sync.Mutex // also held during calls
+	mu      sync.Mutex // also held while the function runs
 	next    time.Time  // the earliest time for the next call
-	pending bool       // whether that call is due
+	pending bool       // whether that call is scheduled
 }
 
-// do calls f at once, or as soon as it has rested; calls in between are merged into that one. f
-// returns how long it is to rest.
+// do calls f now, or later if its last call was too recent. Further calls of do before then are
+// merged into that one. f returns the minimum time until its next call.
 func (t *throttle) do(f func() (rest time.Duration)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -495,14 +495,14 @@ func (t *throttle) do(f func() (rest time.Duration)) {
 	t.next = time.Now().Add(f())
 }
 
-// How the server starts and ends. Without this, half a request would keep its connection
-// forever, and ^C would break off posts, or wait forever for the streams to end.
+// Starting and stopping. Without this, an unfinished request would hold its connection forever,
+// and ^C would either cut off posts or wait forever for the streams to end.
 
-const readTimeout = 15 * time.Second    // for a request to arrive, and for an idle connection
-const shutdownTimeout = 3 * time.Second // for requests that are in flight
+const readTimeout = 15 * time.Second    // for a request to arrive, or the next one to begin
+const shutdownTimeout = 3 * time.Second // for requests in progress to finish
 
 //go:embed index.html
-var indexHTML string // It is part of the binary, which therefore runs in any folder.
+var indexHTML string // embedded, so the program runs in any directory
 var index = template.Must(template.New("index.html").Parse(indexHTML))
 
 // newRoom returns an empty room.
@@ -518,7 +518,7 @@ func newRoom() *room {
 
 func main() {
 	addr := flag.String("addr", "localhost:3000", "`address` to listen on")
-	origin := flag.String("origin", "", "other `origin` whose pages may read and post")
+	origin := flag.String("origin", "", "another `origin` whose pages may read and post")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		log.Fatalf("unexpected argument %q", flag.Arg(0))
@@ -537,19 +537,19 @@ func main() {
 	}
 	log.Print("The chat is at http://", net.JoinHostPort(host, port))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // After the first ^C, a second one ends the process at once.
+	context.AfterFunc(ctx, stop) // A second ^C ends the process at once.
 	if err := serve(ctx, listener, handler); err != nil {
 		log.Fatal(err)
 	}
 }
 
-// serve answers requests until ctx ends. Then it ends the streams and waits for other requests.
+// serve answers requests until ctx is done. Then the streams end, and it waits for other requests.
 func serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
 	server := &http.Server{
 		Handler:      handler,
-		ReadTimeout:  readTimeout,  // of a request; it does not apply while a stream is open
-		WriteTimeout: writeTimeout, // of a whole response; a stream extends it with each write
-		// The context of every request ends with ctx, which ends the streams.
+		ReadTimeout:  readTimeout,  // for a request to arrive; it does not limit a stream
+		WriteTimeout: writeTimeout, // for a whole response, but a stream resets it at each write
+		// Every request's context derives from ctx, so the streams end with it.
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	stopped := make(chan error, 1)
@@ -562,7 +562,7 @@ func serve(ctx context.Context, listener net.Listener, handler http.Handler) err
 		return err
 	}
 	if <-stopped != nil {
-		server.Close() // Requests that are still in flight are cut off.
+		server.Close()
 	}
 	return nil
 }

@@ -236,10 +236,10 @@ func TestPosts(t *testing.T) {
 	const blank = "The message is blank.\n"
 	const malformed = "The form or JSON is malformed or incomplete.\n"
 	const wrongType = "The name and the message must be JSON strings.\n"
-	const unknownType = "A message is sent as a form or as JSON.\n"
-	const longPost = "A post has at most 65536 bytes.\n"
-	const longMessage = "A message has at most 2000 characters.\n"
-	const wrongName = "A name is one line of at most 50 characters.\n"
+	const unknownType = "Send a message as a form or as JSON.\n"
+	const longPost = "A post is limited to 65536 bytes.\n"
+	const longMessage = "A message is limited to 2000 characters.\n"
+	const wrongName = "A name must be one line of at most 50 characters.\n"
 	name, most := strings.Repeat("é", 50), strings.Repeat("é", 2000)
 	emoji := strings.Repeat("🙂", 2000)
 	padded := "message=a&x=" + strings.Repeat("x", maxBody-12)
@@ -357,8 +357,8 @@ func FuzzPost(f *testing.F) {
 // other than browsers, and the pages of -origin can read the stream and post.
 func TestRequests(t *testing.T) {
 	const app, evil = "https://app.example", "https://evil.example"
-	const wrongName = "A name is one line of at most 50 characters.\n"
-	const hasBody = "A request for a stream has no body.\n"
+	const wrongName = "A name must be one line of at most 50 characters.\n"
+	const hasBody = "A stream request must not have a body.\n"
 	const otherOrigin = "A page from another origin may not do this.\n"
 	plain, forApp := start(t), startOn(t, listen(t, "127.0.0.1:0"), app)
 	tests := []struct {
@@ -1007,7 +1007,7 @@ func TestBrowserRefused(t *testing.T) {
 	}), "const f = AbortSignal.timeout; AbortSignal.timeout = ms => f.call(AbortSignal, ms / 20);")
 	w.expected = "status of (413|502)"
 	for _, test := range [][2]string{
-		{strings.Repeat("x", maxMessage+1), "A message has at most 2000 characters."},
+		{strings.Repeat("x", maxMessage+1), "A message is limited to 2000 characters."},
 		{"no server", "(502)"},
 		{"no answer", "not answer"},
 	} {
