@@ -5,9 +5,9 @@
 // Then open http://localhost:3000 in two browser tabs.
 //
 // The server keeps the latest messages in one list, the log. POST /message appends a message to
-// it. GET /events opens a stream, a response that does not end. Each stream remembers its place in
-// the log: it writes all messages after that place, and then waits for more. Readers who are new,
-// slow, or reconnecting are simply at different places.
+// it. GET /events gives a reader a stream, a response that does not end. Each stream has a place
+// in the log, the id of the last message that it wrote. It writes all messages after that place,
+// and then waits for more. New, slow, and reconnecting readers differ only in their place.
 package main
 
 import (
@@ -45,30 +45,30 @@ import (
 
 const historySize = 10_000         // messages kept; a reader who falls further behind misses some
 const latestSize = 200             // messages that the page and a new reader start with
-const heartbeat = 15 * time.Second // proxies and phones close connections that stay silent
+const heartbeat = 15 * time.Second // interval; proxies and phones close silent connections
 
 // A room holds the state of the chat: the log, the open streams, and who is here.
 type room struct {
 	mu      sync.Mutex // guards the fields from log to left; not held while writing to a client
 	log     messageLog
 	streams map[*stream]struct{}
-	users   string               // who is here, in JSON
+	users   string               // who is here, as JSON
 	left    map[string]time.Time // names of streams that ended recently, and when
 
 	waking, announcing throttle // limit how often wake and announce run
 }
 
-// A stream is an open response to GET /events. Only its handler may use w, and only until it ends.
+// A stream is an open response to GET /events. Only its handler may use w, and only while it runs.
 type stream struct {
 	w      http.ResponseWriter
 	wake   chan struct{} // buffers one signal, which means that there may be more to write
 	name   string        // the reader's name; empty if the reader is not listed
-	lastID int64         // the place in the log: the id of the last message that was written
+	lastID int64         // the stream's place: the id of the last message that it wrote
 	users  string        // the value of room.users that was written last
 }
 
-// A messageLog holds the latest messages, oldest first. Its first entry is never sent. It only
-// marks where the log begins: messages up to its id are not kept.
+// A messageLog holds the latest messages, oldest first. Its first entry is never sent. It marks
+// where the log begins: only the messages after it are kept.
 type messageLog []message
 
 // A message is one entry in the log.
@@ -77,7 +77,7 @@ type message struct {
 	Name  string    `json:"name"`
 	Text  string    `json:"message"`
 	Time  time.Time `json:"time"`
-	batch *batch    // stores its event (see format) together with other events
+	batch *batch    // holds its event (see format) together with other events
 	start int       // the offset of its event in batch.events
 }
 
@@ -119,8 +119,8 @@ func (r *room) publish(name, text string) message {
 	return m
 }
 
-// wake signals all streams that there may be more to write. It first releases the lock, because
-// woken streams need it. It returns the minimum time until its next call (see throttle).
+// wake signals all streams that there may be more to write. It does so without the lock, because
+// woken streams need the lock. It returns the minimum time until its next call (see throttle).
 func (r *room) wake() (rest time.Duration) {
 	r.mu.Lock()
 	streams := slices.Collect(maps.Keys(r.streams))
@@ -134,8 +134,8 @@ func (r *room) wake() (rest time.Duration) {
 	return restPerStream * time.Duration(len(streams))
 }
 
-// events serves a stream. Its loop writes what follows the stream's place in the log, and then
-// waits for more. History, live messages, and catching up need nothing but this loop.
+// events serves a stream. Its loop writes what follows the stream's place, and then waits for
+// more. The same loop serves new, slow, and reconnecting readers.
 func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	s, ok := newStream(w, req)
@@ -144,8 +144,8 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	}
 	r.subscribe(s)
 	defer r.unsubscribe(s)
-	// These lines start the first event. A client waits retry milliseconds before it reconnects.
-	// This delay is random so that clients do not all come back at once.
+	// These lines start the first event, which next completes. A client waits retry milliseconds
+	// before it reconnects. The delay is random so that not all come back at once.
 	fmt.Fprintf(w, "retry: %d\nid: %d\n", 1000+rand.IntN(1001), s.lastID)
 	beat := time.Tick(heartbeat)
 	for {
@@ -155,18 +155,18 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 			case <-s.wake:
 				continue
 			case <-beat:
-				events = []byte(":\n") // a comment; to some clients, a blank line is an event
+				events = []byte(":\n") // a comment; some clients treat a blank line as an event
 			case <-req.Context().Done():
 				return // The client has gone, or the server is stopping.
 			}
 		}
 		if s.write(events) != nil {
-			return // The reader will come back with the last id that it got.
+			return // The reader will reconnect with the last id that it got.
 		}
 	}
 }
 
-// next returns what s must write next, or nil if s is up to date, and moves the place of s past it.
+// next returns the events for s to write, or nil if there are none, and moves its place past them.
 func (r *room) next(s *stream) (events []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -178,8 +178,8 @@ func (r *room) next(s *stream) (events []byte) {
 	return events
 }
 
-// format encodes m as an event, which ends with a blank line (HTML §9.2.5). JSON has none, so
-// nobody can forge an event. The id is last because some clients store it before the event ends.
+// format encodes m as an event, which ends with a blank line (HTML §9.2.5). In JSON there are no
+// line ends, so nobody can forge an event. The id is last because some clients store it at once.
 func (m message) format() []byte {
 	data, _ := json.Marshal(m) // Encoding strings and a time cannot fail.
 	return fmt.Appendf(nil, "data: %s\nid: %d\n\n", data, m.ID)
@@ -197,8 +197,8 @@ func (l messageLog) lastID() int64 { return l[len(l)-1].ID }
 // latest returns the latest n messages, after one entry that is not sent.
 func (l messageLog) latest(n int) messageLog { return l[max(0, len(l)-1-n):] }
 
-// after returns the events after an id, up to the end of one batch, and the id of the last event.
-// If messages after the id may be missing, it instead returns an event that says so.
+// after returns the events after an id, up to the end of one batch, and the id of the last one.
+// If messages after the id may be missing, it returns an event that says so instead.
 func (l messageLog) after(id int64) (events []byte, lastID int64) {
 	if place := l.resume(id); place != id {
 		return fmt.Appendf(nil, "event: missed\ndata:\nid: %d\n\n", place), place
@@ -210,7 +210,7 @@ func (l messageLog) after(id int64) (events []byte, lastID int64) {
 	return l[next].batch.events[l[next].start:], l[next].batch.lastID
 }
 
-// PART TWO: WHAT A PUBLIC CHAT NEEDS (you can skip any section)
+// PART TWO: WHAT A PUBLIC CHAT NEEDS (one section for each danger)
 
 // Input and its limits. Without them, one request could use up the memory, a malformed form would
 // be reported as a blank message, and a name of a thousand lines would fill everybody's page.
@@ -221,7 +221,7 @@ const maxBody = 64 << 10 // bytes; the longest message, 2,000 emoji, takes 24,00
 const formType = "application/x-www-form-urlencoded"
 const jsonType = "application/json"
 
-// refuse answers a request with an error message, and returns false as the caller's ok result.
+// refuse answers a request with an error message, and returns false for callers to return as ok.
 func refuse(w http.ResponseWriter, status int, format string, values ...any) bool {
 	http.Error(w, fmt.Sprintf(format, values...), status)
 	return false
@@ -242,7 +242,7 @@ func readPost(w http.ResponseWriter, req *http.Request, kind string) (name, text
 	name, text = cmp.Or(clean(post.Name), "guest"), clean(post.Message)
 	switch {
 	case kind != formType && kind != jsonType:
-		ok = refuse(w, http.StatusUnsupportedMediaType, "Send a message as a form or as JSON.")
+		ok = refuse(w, http.StatusUnsupportedMediaType, "Send a URL-encoded form or JSON.")
 	case errors.As(err, new(*http.MaxBytesError)):
 		ok = refuse(w, http.StatusRequestEntityTooLarge, "A post is limited to %d bytes.", maxBody)
 	case errors.As(err, new(*json.UnmarshalTypeError)):
@@ -263,7 +263,7 @@ func readPost(w http.ResponseWriter, req *http.Request, kind string) (name, text
 }
 
 // newStream returns a new stream. If it has answered the request itself, ok is false. It ignores
-// a malformed id, because EventSource does not reconnect after an error.
+// a malformed id, because EventSource does not reconnect after an error status.
 func newStream(w http.ResponseWriter, req *http.Request) (s *stream, ok bool) {
 	if req.ContentLength != 0 { // With an unread body, net/http cannot notice a disconnect.
 		return nil, refuse(w, http.StatusBadRequest, "A stream request must not have a body.")
@@ -277,7 +277,7 @@ func newStream(w http.ResponseWriter, req *http.Request) (s *stream, ok bool) {
 	w.Header().Set("Cache-Control", "no-cache, no-transform") // Compression would delay events,
 	w.Header().Set("X-Accel-Buffering", "no")                 // and so would buffering in nginx.
 	if req.Method == http.MethodHead {
-		return nil, false // ServeMux routes HEAD here too. It gets only the headers.
+		return nil, false // ServeMux also routes HEAD here, which gets only headers.
 	}
 	s = &stream{w: w, wake: make(chan struct{}, 1), name: name, lastID: max(0, id)}
 	return s, true
@@ -290,7 +290,7 @@ func isName(s string) bool {
 	return !hasLineEnd && utf8.RuneCountInString(s) <= maxName
 }
 
-// clean returns s as valid UTF-8 with LF line endings and without space at either end.
+// clean returns s as valid UTF-8 with LF line endings and no white space at either end.
 func clean(s string) string {
 	return strings.TrimSpace(lineEnds.Replace(strings.ToValidUTF8(s, "\uFFFD")))
 }
@@ -299,11 +299,11 @@ var lineEnds = strings.NewReplacer("\r\n", "\n", "\r", "\n")
 
 // Who is here. Without this, readers would not know whom they are talking to. Announcing each of N
 // arrivals to N readers would take N² events, so changes are collected and announced together.
-// Each event has the whole list, so skipping one does no harm.
+// Each event has the whole list, so a slow reader can skip some.
 
 const maxListed = 100              // names in one event
 const announceRest = time.Second   // minimum time between announcements
-const returnTime = 3 * time.Second // time to reconnect: the longest retry and a bit more
+const returnTime = 3 * time.Second // how long a name stays listed; longer than any retry
 
 // subscribe adds s to the streams. It runs before the first call of next, so s misses no signal.
 func (r *room) subscribe(s *stream) {
@@ -318,8 +318,8 @@ func (r *room) subscribe(s *stream) {
 	}
 }
 
-// unsubscribe removes s from the room's streams. The name stays listed for returnTime,
-// because somebody who reloads the page has not left.
+// unsubscribe removes s from the streams. The name stays listed for returnTime, because
+// somebody who reloads the page has not left.
 func (r *room) unsubscribe(s *stream) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -352,14 +352,14 @@ func (r *room) announce() (rest time.Duration) {
 }
 
 // Other sites. Without this, a page on any site could post through its visitors' browsers (CSRF),
-// or open streams that add names to the list. With -origin, one other site is allowed to do what
-// our page does (CORS). If a script were injected into our page, CSP would block it.
+// or open streams that add names to the list. With -origin, one other site may do what our page
+// does (CORS). CSP blocks scripts injected into our page.
 
 var originPattern = regexp.MustCompile(`^(https?)://(?:[a-z0-9_.-]*[a-z_-][a-z0-9_-]*\.?|` +
 	`\d+\.\d+\.\d+\.\d+|\[[0-9a-f:]+\])(?::([1-9]\d*))?$`)
 
 // isOrigin reports whether s is an origin as browsers write it: in lower case and ASCII, without a
-// default port (HTML standard §7.1.1).
+// default port (HTML §7.1.1).
 func isOrigin(s string) bool {
 	parts := originPattern.FindStringSubmatch(s)
 	if parts == nil {
@@ -420,13 +420,13 @@ func protectPage(w http.ResponseWriter) (nonce string) {
 }
 
 // Slow readers and bursts. Without this, a client that accepts nothing would keep its stream
-// forever, and a burst would cost a system call for each message and reader.
+// forever, and a burst would cost a system call for each message to each reader.
 
 const writeTimeout = 30 * time.Second       // for a client to accept one write
 const batchSize = 64 << 10                  // bytes; a stalled reader keeps one batch in memory
 const restPerStream = 30 * time.Microsecond // minimum time between calls of wake, per stream
 
-// write sends events. It fails if the client has gone or does not accept them in writeTimeout.
+// write sends events. It fails if the client has gone or does not accept them within writeTimeout.
 func (s *stream) write(events []byte) error {
 	response := http.NewResponseController(s.w)
 	response.SetWriteDeadline(time.Now().Add(writeTimeout))
@@ -435,7 +435,7 @@ func (s *stream) write(events []byte) error {
 }
 
 // resume returns the place from which a reader with this last id continues. This is the id itself
-// unless messages after it may be missing. A reader keeps its old id until the event that says so
+// unless messages after it may be missing. A reader keeps its old id until the event "missed"
 // arrives, so if the connection breaks before that, the event is sent again.
 func (l messageLog) resume(id int64) int64 {
 	switch {
@@ -447,7 +447,7 @@ func (l messageLog) resume(id int64) int64 {
 	return id
 }
 
-// A batch holds consecutive events in one slice, so that one Write can send many. Bytes in it
+// A batch holds consecutive events in one slice, so that one Write can send many. Its bytes
 // never move or change, so streams can send them without holding the lock.
 type batch struct {
 	events []byte
@@ -465,9 +465,9 @@ func (b *batch) add(event []byte, id int64) (in *batch, start int) {
 	return b, start
 }
 
-// A throttle limits how often a function runs. After each call, wake rests for about as long as the
-// streams take to write, so that in a burst, each write has many messages. Without this, bursts run
-// at an eighth of the speed.
+// A throttle limits how often a function runs, by a rest after each call. For wake, this is about
+// as long as the streams take to write, so that in a burst, each write sends many messages. Without
+// it, bursts take eight times as long.
 type throttle struct {
 	mu      sync.Mutex // also held while the function runs
 	next    time.Time  // the earliest time for the next call
@@ -512,7 +512,7 @@ func newRoom() *room {
 		streams: make(map[*stream]struct{}),
 		left:    make(map[string]time.Time),
 	}
-	r.announce()
+	r.announce() // So users is never empty, and every stream starts with the event users at once.
 	return r
 }
 
@@ -543,7 +543,7 @@ func main() {
 	}
 }
 
-// serve answers requests until ctx is done. Then the streams end, and it waits for other requests.
+// serve answers requests until ctx is done. Then the streams end, and it finishes other requests.
 func serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
 	server := &http.Server{
 		Handler:      handler,

@@ -236,7 +236,7 @@ func TestPosts(t *testing.T) {
 	const blank = "The message is blank.\n"
 	const malformed = "The form or JSON is malformed or incomplete.\n"
 	const wrongType = "The name and the message must be JSON strings.\n"
-	const unknownType = "Send a message as a form or as JSON.\n"
+	const unknownType = "Send a URL-encoded form or JSON.\n"
 	const longPost = "A post is limited to 65536 bytes.\n"
 	const longMessage = "A message is limited to 2000 characters.\n"
 	const wrongName = "A name must be one line of at most 50 characters.\n"
@@ -1075,7 +1075,7 @@ func TestBrowserDisconnect(t *testing.T) {
 	w.wait("state()", "disconnected: disconnected | connect")
 	post(t, c.URL, "Bob", "2")
 	w.keys("#message", "3"+enter)
-	w.wait("$('#why').innerText", "Sent. You will see it once connected.")
+	w.wait("$('#why').innerText", "Sent. You will see it once you are connected.")
 	w.wait("texts('.text')", "1")
 	w.click("#connect")
 	w.wait("state() + $('#why').innerText", live)
@@ -1566,6 +1566,7 @@ func TestReadme(t *testing.T) {
 			{"POST", "/message", "text/plain", "hi", ""},
 			{"GET", "/events", "", "", ""},
 			{"GET", "/events", "", "", "cross-site"},
+			{"GET", "/events", "", "body", ""},
 		} {
 			method, path := request[0], request[1]
 			resp := do(t, method, c.URL+path, request[2], request[3], "Sec-Fetch-Site: "+request[4])
