@@ -84,7 +84,7 @@ type message struct {
 // page serves the HTML page with the latest messages and the id that its script resumes after.
 func (r *room) page(w http.ResponseWriter, _ *http.Request) {
 	r.mu.Lock()
-	latest := r.log.latest(latestSize)
+	latest := slices.Clone(r.log.latest(latestSize)) // A slow client must not keep the whole log.
 	r.mu.Unlock()
 	after := latest.lastID()
 	data := map[string]any{"Messages": latest[1:], "After": after, "Nonce": protectPage(w)}
@@ -246,7 +246,7 @@ func readPost(w http.ResponseWriter, req *http.Request, kind string) (name, text
 	case errors.As(err, new(*http.MaxBytesError)):
 		ok = refuse(w, http.StatusRequestEntityTooLarge, "A post is limited to %d bytes.", maxBody)
 	case errors.As(err, new(*json.UnmarshalTypeError)):
-		ok = refuse(w, http.StatusBadRequest, "The name and the message must be JSON strings.")
+		ok = refuse(w, http.StatusBadRequest, "Send a JSON object whose name and message are strings.")
 	case err != nil:
 		ok = refuse(w, http.StatusBadRequest, "The form or JSON is malformed or incomplete.")
 	case utf8.RuneCountInString(text) > maxMessage:
@@ -341,10 +341,12 @@ func (r *room) announce() (rest time.Duration) {
 			names = append(names, s.name)
 		}
 	}
+	r.mu.Unlock() // Sorting many names takes a while, and nobody should have to wait for it.
 	slices.Sort(names)
 	names = slices.Compact(names)
 	listed := names[:min(len(names), maxListed)]
 	data, _ := json.Marshal(map[string]any{"count": len(names), "names": listed})
+	r.mu.Lock()
 	r.users = string(data)
 	r.mu.Unlock()
 	r.waking.do(r.wake)
@@ -355,8 +357,8 @@ func (r *room) announce() (rest time.Duration) {
 // or open streams that add names to the list. With -origin, one other site may do what our page
 // does (CORS). CSP blocks scripts injected into our page.
 
-var originPattern = regexp.MustCompile(`^(https?)://(?:[a-z0-9_.-]*[a-z_-][a-z0-9_-]*\.?|` +
-	`\d+\.\d+\.\d+\.\d+|\[[0-9a-f:]+\])(?::([1-9]\d*))?$`)
+var originPattern = regexp.MustCompile(
+	`^(https?)://([a-z0-9_.-]*[a-z_-][a-z0-9_-]*\.?|[0-9.]+|\[[0-9a-f:]+\])(?::([1-9]\d*))?$`)
 
 // isOrigin reports whether s is an origin as browsers write it: in lower case and ASCII, without a
 // default port (HTML §7.1.1).
@@ -365,7 +367,11 @@ func isOrigin(s string) bool {
 	if parts == nil {
 		return false
 	}
-	scheme, port := parts[1], parts[2]
+	scheme, host, port := parts[1], strings.Trim(parts[2], "[]"), parts[3]
+	isIP := strings.Contains(host, ":") || strings.Trim(host, "0123456789.") == ""
+	if isIP && net.ParseIP(host).String() != host {
+		return false
+	}
 	_, err := strconv.ParseUint(cmp.Or(port, "1"), 10, 16)
 	return err == nil && scheme+port != "http80" && scheme+port != "https443"
 }
@@ -535,9 +541,9 @@ func main() {
 	if net.ParseIP(host).IsUnspecified() {
 		host = "localhost" // Firefox refuses to open addresses such as [::].
 	}
-	log.Print("The chat is at http://", net.JoinHostPort(host, port))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // A second ^C ends the process at once.
+	log.Print("The chat is at http://", net.JoinHostPort(host, port))
 	if err := serve(ctx, listener, handler); err != nil {
 		log.Fatal(err)
 	}

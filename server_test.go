@@ -204,7 +204,7 @@ func TestPosts(t *testing.T) {
 		{"bad escape", formType, "message=%zz", 400, malformed},
 		{"JSON and a brace", jsonType, `{"message":"hi"}}`, 400, malformed},
 		{"JSON number", jsonType, `{"message":1}`, 400,
-			"The name and the message must be JSON strings.\n"},
+			"Send a JSON object whose name and message are strings.\n"},
 		{"message too long", formType, "message=" + escaped + "x", 413,
 			"A message is limited to 2000 characters.\n"},
 		{"body too large", formType, padded + "x", 413, longPost},
@@ -335,7 +335,8 @@ func TestOriginFlag(t *testing.T) {
 		"https://app.example/", "https://App.example", "https://me@app.example",
 		"https://app.example:443", "http://app.example:80", "https://app.example:",
 		"https://app.example:0443", "https://app.example:65536", "https://bücher.example",
-		"https://1.2.3", "https://[::1", "https://app.example ", "https://*.example"} {
+		"https://1.2.3", "https://1.2.3.256", "https://[::1", "https://[0::1]",
+		"https://app.example ", "https://*.example"} {
 		_, err := newRoom().handler(origin)
 		contains(t, "The error", fmt.Sprint(err), fmt.Sprintf("-origin %q ", origin))
 	}
@@ -508,7 +509,9 @@ func TestProcess(t *testing.T) {
 			if test.code < 0 { // The first ^C waits for the rest of this.
 				io.WriteString(dial(t, p.url), "GET")
 			}
-			if test.sig != nil {
+			if test.sig == syscall.SIGTERM { // A script may send it at once.
+				p.cmd.Process.Signal(test.sig)
+			} else if test.sig != nil {
 				reader := subscribe(t, p.url, "")
 				p.cmd.Process.Signal(test.sig)
 				equal(t, "The end of a stream", reader.end(), io.EOF)
