@@ -246,7 +246,8 @@ func readPost(w http.ResponseWriter, req *http.Request, kind string) (name, text
 	case errors.As(err, new(*http.MaxBytesError)):
 		ok = refuse(w, http.StatusRequestEntityTooLarge, "A post is limited to %d bytes.", maxBody)
 	case errors.As(err, new(*json.UnmarshalTypeError)):
-		ok = refuse(w, http.StatusBadRequest, "Send a JSON object whose name and message are strings.")
+		ok = refuse(w, http.StatusBadRequest,
+			"Send a JSON object whose name and message are strings.")
 	case err != nil:
 		ok = refuse(w, http.StatusBadRequest, "The form or JSON is malformed or incomplete.")
 	case utf8.RuneCountInString(text) > maxMessage:
