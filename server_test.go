@@ -101,6 +101,8 @@ func TestResume(t *testing.T) {
 		all = append(all, message{ID: m.ID, Name: m.Name, Text: m.Text, Time: m.Time})
 		ids = append(ids, fmt.Sprint(m.ID))
 	}
+	// A batch that grew forever would keep all messages in memory.
+	equal(t, "The size of a batch", cap(c.room.log[historySize].batch.events), batchSize)
 	const kept = 2 // the first message that is kept
 	newest := len(all) - 1
 	latest := len(all) - latestSize
