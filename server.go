@@ -304,7 +304,7 @@ var lineEnds = strings.NewReplacer("\r\n", "\n", "\r", "\n")
 
 const maxListed = 100              // names in one event
 const announceRest = time.Second   // minimum time between announcements
-const returnTime = 3 * time.Second // how long a name stays listed; longer than any retry
+const returnTime = 3 * time.Second // for a name after its stream; longer than any retry
 
 // subscribe adds s to the streams. It runs before the first call of next, so s misses no signal.
 func (r *room) subscribe(s *stream) {
