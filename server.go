@@ -73,12 +73,11 @@ type messageLog []message
 
 // A message is one entry in the log.
 type message struct {
-	ID    int64     `json:"-"` // the time in microseconds, so a restart does not reuse ids
-	Name  string    `json:"name"`
-	Text  string    `json:"message"`
-	Time  time.Time `json:"time"`
-	batch *batch    // holds its event (see format) together with other events
-	start int       // the offset of its event in batch.events
+	ID    int64        `json:"-"` // the time in microseconds, so a restart does not reuse ids
+	Name  string       `json:"name"`
+	Text  string       `json:"message"`
+	Time  time.Time    `json:"time"`
+	event encodedEvent // the same for all readers (see format)
 }
 
 // page serves the HTML page with the latest messages and the id that its script resumes after.
@@ -86,7 +85,7 @@ func (r *room) page(w http.ResponseWriter, _ *http.Request) {
 	r.mu.Lock()
 	latest := slices.Clone(r.log.latest(latestSize)) // A slow client must not keep the whole log.
 	r.mu.Unlock()
-	after := latest.lastID()
+	after := latest.newest().ID
 	data := map[string]any{"Messages": latest[1:], "After": after, "Nonce": protectPage(w)}
 	index.Execute(w, data) // This fails only if the client has gone.
 }
@@ -111,27 +110,24 @@ func (r *room) post(w http.ResponseWriter, req *http.Request) {
 // publish appends a message to the log, and wakes the streams.
 func (r *room) publish(name, text string) message {
 	r.mu.Lock()
-	id := max(r.log.lastID()+1, time.Now().UnixMicro()) // The clock may have been set back.
+	id := max(r.log.newest().ID+1, time.Now().UnixMicro()) // The clock may have been set back.
 	m := message{ID: id, Name: name, Text: text, Time: time.UnixMicro(id).UTC()}
 	r.log.add(m)
 	r.mu.Unlock()
-	r.waking.do(r.wake)
+	r.wakeSoon()
 	return m
 }
 
-// wake signals all streams that there may be more to write. It does so without the lock, because
-// woken streams need the lock. It returns the minimum time until its next call (see throttle).
-func (r *room) wake() (rest time.Duration) {
+// wake signals all streams that there may be more to write.
+func (r *room) wake() {
 	r.mu.Lock()
-	streams := slices.Collect(maps.Keys(r.streams))
-	r.mu.Unlock()
-	for _, s := range streams {
+	defer r.mu.Unlock()
+	for s := range r.streams {
 		select {
 		case s.wake <- struct{}{}:
 		default: // An earlier signal is still in the buffer.
 		}
 	}
-	return restPerStream * time.Duration(len(streams))
 }
 
 // events serves a stream. Its loop writes what follows the stream's place, and then waits for
@@ -187,17 +183,17 @@ func (m message) format() []byte {
 
 // add appends a message, and drops the oldest if there are more than historySize.
 func (l *messageLog) add(m message) {
-	m.batch, m.start = (*l)[len(*l)-1].batch.add(m.format(), m.ID)
+	m.event = l.newest().event.add(m.format(), m.ID)
 	*l = append(*l, m).latest(historySize)
 }
 
-// lastID returns the id of the newest message.
-func (l messageLog) lastID() int64 { return l[len(l)-1].ID }
+// newest returns the newest message.
+func (l messageLog) newest() message { return l[len(l)-1] }
 
 // latest returns the latest n messages, after one entry that is not sent.
 func (l messageLog) latest(n int) messageLog { return l[max(0, len(l)-1-n):] }
 
-// after returns the events after an id, up to the end of one batch, and the id of the last one.
+// after returns the next events after an id, perhaps not all of them, and the id of the last one.
 // If messages after the id may be missing, it returns an event that says so instead.
 func (l messageLog) after(id int64) (events []byte, lastID int64) {
 	if place := l.resume(id); place != id {
@@ -207,7 +203,7 @@ func (l messageLog) after(id int64) (events []byte, lastID int64) {
 	if next == len(l) {
 		return nil, id
 	}
-	return l[next].batch.events[l[next].start:], l[next].batch.lastID
+	return l[next].event.andLater()
 }
 
 // PART TWO: WHAT A PUBLIC CHAT NEEDS (one section for each danger)
@@ -315,7 +311,7 @@ func (r *room) subscribe(s *stream) {
 	}
 	r.mu.Unlock()
 	if s.name != "" {
-		r.announcing.do(r.announce)
+		r.announcing.do(r.announce, announceRest)
 	}
 }
 
@@ -327,12 +323,12 @@ func (r *room) unsubscribe(s *stream) {
 	delete(r.streams, s)
 	if s.name != "" {
 		r.left[s.name] = time.Now()
-		time.AfterFunc(returnTime, func() { r.announcing.do(r.announce) })
+		time.AfterFunc(returnTime, func() { r.announcing.do(r.announce, announceRest) })
 	}
 }
 
 // announce updates the list of who is here, and wakes the streams to send it.
-func (r *room) announce() (rest time.Duration) {
+func (r *room) announce() {
 	r.mu.Lock()
 	isOver := func(_ string, end time.Time) bool { return time.Since(end) >= returnTime }
 	maps.DeleteFunc(r.left, isOver)
@@ -350,8 +346,7 @@ func (r *room) announce() (rest time.Duration) {
 	r.mu.Lock()
 	r.users = string(data)
 	r.mu.Unlock()
-	r.waking.do(r.wake)
-	return announceRest
+	r.wakeSoon()
 }
 
 // Other sites. Without this, a page on any site could post through its visitors' browsers (CSRF),
@@ -448,7 +443,7 @@ func (l messageLog) resume(id int64) int64 {
 	switch {
 	case id < l[0].ID: // Messages after it may be gone.
 		return l[0].ID
-	case id > l.lastID(): // The server was restarted with its clock set back.
+	case id > l.newest().ID: // The server was restarted with its clock set back.
 		return l.latest(latestSize)[0].ID
 	}
 	return id
@@ -461,29 +456,48 @@ type batch struct {
 	lastID int64
 }
 
-// add appends an event to b, or to a new batch if b is full, and returns where the event is.
-func (b *batch) add(event []byte, id int64) (in *batch, start int) {
-	if len(b.events)+len(event) > cap(b.events) {
-		b = &batch{events: make([]byte, 0, batchSize)}
-	}
-	start = len(b.events)
-	b.events = append(b.events, event...)
-	b.lastID = id
-	return b, start
+// An encodedEvent is an event in a batch.
+type encodedEvent struct {
+	batch *batch
+	start int // its offset in batch.events
 }
 
-// A throttle limits how often a function runs, by a rest after each call. For wake, this is about
-// as long as the streams take to write, so that in a burst, each write sends many messages. Without
-// it, bursts take eight times as long.
+// add returns the event that follows e. It is in the same batch, or in a new one if that is full.
+func (e encodedEvent) add(event []byte, id int64) encodedEvent {
+	b := e.batch
+	if b == nil || len(b.events)+len(event) > cap(b.events) {
+		b = &batch{events: make([]byte, 0, batchSize)}
+	}
+	start := len(b.events)
+	b.events = append(b.events, event...)
+	b.lastID = id
+	return encodedEvent{batch: b, start: start}
+}
+
+// andLater returns e and all later events in its batch, and the id of the last one.
+func (e encodedEvent) andLater() (events []byte, lastID int64) {
+	return e.batch.events[e.start:], e.batch.lastID
+}
+
+// wakeSoon calls wake, at once or after a rest that is about as long as the streams take to write,
+// so that in a burst, each write sends many messages. Without it, bursts take eight times as long.
+func (r *room) wakeSoon() {
+	r.mu.Lock()
+	rest := restPerStream * time.Duration(len(r.streams))
+	r.mu.Unlock()
+	r.waking.do(r.wake, rest)
+}
+
+// A throttle limits how often a function runs.
 type throttle struct {
 	mu      sync.Mutex // also held while the function runs
 	next    time.Time  // the earliest time for the next call
 	pending bool       // whether that call is scheduled
 }
 
-// do calls f now, or later if its last call was too recent. Further calls of do before then are
-// merged into that one. f returns the minimum time until its next call.
-func (t *throttle) do(f func() (rest time.Duration)) {
+// do calls f now, or once the rest after its last call is over. Further calls of do before then
+// are merged into that one. After this call of f, the next one must wait for at least rest.
+func (t *throttle) do(f func(), rest time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.pending {
@@ -495,11 +509,12 @@ func (t *throttle) do(f func() (rest time.Duration)) {
 			t.mu.Lock()
 			t.pending = false
 			t.mu.Unlock()
-			t.do(f)
+			t.do(f, rest)
 		})
 		return
 	}
-	t.next = time.Now().Add(f())
+	t.next = time.Now().Add(rest)
+	f()
 }
 
 // Starting and stopping. Without this, an unfinished request would hold its connection forever,
@@ -515,7 +530,7 @@ var index = template.Must(template.New("index.html").Parse(indexHTML))
 // newRoom returns an empty room.
 func newRoom() *room {
 	r := &room{
-		log:     messageLog{{ID: time.Now().UnixMicro(), batch: &batch{}}},
+		log:     messageLog{{ID: time.Now().UnixMicro()}},
 		streams: make(map[*stream]struct{}),
 		left:    make(map[string]time.Time),
 	}

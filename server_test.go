@@ -102,7 +102,7 @@ func TestResume(t *testing.T) {
 		ids = append(ids, fmt.Sprint(m.ID))
 	}
 	// A batch that grew forever would keep all messages in memory.
-	equal(t, "The size of a batch", cap(c.room.log[historySize].batch.events), batchSize)
+	equal(t, "The size of a batch", cap(c.room.log[historySize].event.batch.events), batchSize)
 	const kept = 2 // the first message that is kept
 	newest := len(all) - 1
 	latest := len(all) - latestSize
