@@ -27,7 +27,6 @@ import (
 	"mime"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"os/signal"
 	"regexp"
@@ -38,12 +37,11 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	"unicode/utf8"
 )
 
 // PART ONE: THE CHAT
 
-const historySize = 10_000         // messages kept; a reader who falls further behind misses some
+const historySize = 10_000         // messages kept; a reader that falls further behind misses some
 const latestSize = 200             // messages that the page and a new reader start with
 const heartbeat = 15 * time.Second // interval; proxies and phones close silent connections
 
@@ -67,8 +65,8 @@ type stream struct {
 	users  string        // the value of room.users that was written last
 }
 
-// A messageLog holds the latest messages, oldest first. Its first entry is never sent. It marks
-// where the log begins: only the messages after it are kept.
+// A messageLog holds the latest messages, oldest first. Its first entry is never sent. The
+// log has every message after that entry's id.
 type messageLog []message
 
 // A message is one entry in the log.
@@ -77,21 +75,21 @@ type message struct {
 	Name  string       `json:"name"`
 	Text  string       `json:"message"`
 	Time  time.Time    `json:"time"`
-	event encodedEvent // the same for all readers (see format)
+	event encodedEvent // its event, encoded once for all readers
 }
 
-// page serves the HTML page with the latest messages and the id that its script resumes after.
+// page serves the HTML page with the latest messages and the id after which its script resumes.
 func (r *room) page(w http.ResponseWriter, _ *http.Request) {
 	r.mu.Lock()
-	latest := slices.Clone(r.log.latest(latestSize)) // A slow client must not keep the whole log.
+	latest := slices.Clone(r.log.latest(latestSize)) // A slow client keeps only these in memory.
 	r.mu.Unlock()
 	after := latest.newest().ID
 	data := map[string]any{"Messages": latest[1:], "After": after, "Nonce": protectPage(w)}
 	index.Execute(w, data) // This fails only if the client has gone.
 }
 
-// post publishes a message. It answers a form with a redirect to the page. This works without
-// JavaScript, and reloading the page does not post again.
+// post publishes a message. It answers a form with a redirect to the page, so that posting works
+// without JavaScript and reloading the page does not post again.
 func (r *room) post(w http.ResponseWriter, req *http.Request) {
 	kind, _, _ := mime.ParseMediaType(req.Header.Get("Content-Type"))
 	name, text, ok := readPost(w, req, kind)
@@ -130,8 +128,7 @@ func (r *room) wake() {
 	}
 }
 
-// events serves a stream. Its loop writes what follows the stream's place, and then waits for
-// more. The same loop serves new, slow, and reconnecting readers.
+// events serves a stream. Its loop writes what follows the stream's place, then waits for more.
 func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	s, ok := newStream(w, req)
@@ -140,8 +137,8 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	}
 	r.subscribe(s)
 	defer r.unsubscribe(s)
-	// These lines start the first event, which next completes. A client waits retry milliseconds
-	// before it reconnects. The delay is random so that not all come back at once.
+	// These lines start the first event, and r.next returns the rest of it. A client waits retry
+	// milliseconds before it reconnects, at random so that clients do not all come back at once.
 	fmt.Fprintf(w, "retry: %d\nid: %d\n", 1000+rand.IntN(1001), s.lastID)
 	beat := time.Tick(heartbeat)
 	for {
@@ -151,7 +148,7 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 			case <-s.wake:
 				continue
 			case <-beat:
-				events = []byte(":\n") // a comment; some clients treat a blank line as an event
+				events = []byte(":\n") // a comment, without a blank line, which would end an event
 			case <-req.Context().Done():
 				return // The client has gone, or the server is stopping.
 			}
@@ -174,8 +171,8 @@ func (r *room) next(s *stream) (events []byte) {
 	return events
 }
 
-// format encodes m as an event, which ends with a blank line (HTML §9.2.5). In JSON there are no
-// line ends, so nobody can forge an event. The id is last because some clients store it at once.
+// format encodes m as an event, which ends with a blank line (HTML §9.2.5). Its JSON has no
+// line breaks, so nobody can fake an event. The id is last because some clients store it at once.
 func (m message) format() []byte {
 	data, _ := json.Marshal(m) // Encoding strings and a time cannot fail.
 	return fmt.Appendf(nil, "data: %s\nid: %d\n\n", data, m.ID)
@@ -190,10 +187,10 @@ func (l *messageLog) add(m message) {
 // newest returns the newest message.
 func (l messageLog) newest() message { return l[len(l)-1] }
 
-// latest returns the latest n messages, after one entry that is not sent.
+// latest returns the latest n messages, preceded by one entry that is not sent.
 func (l messageLog) latest(n int) messageLog { return l[max(0, len(l)-1-n):] }
 
-// after returns the next events after an id, perhaps not all of them, and the id of the last one.
+// after returns the events after an id, or the first few of them, and the id of the last of these.
 // If messages after the id may be missing, it returns an event that says so instead.
 func (l messageLog) after(id int64) (events []byte, lastID int64) {
 	if place := l.resume(id); place != id {
@@ -208,7 +205,7 @@ func (l messageLog) after(id int64) (events []byte, lastID int64) {
 
 // PART TWO: WHAT A PUBLIC CHAT NEEDS (one section for each danger)
 
-// Input and its limits. Without them, one request could use up the memory, a malformed form would
+// Input and its limits. Without them, one request could use up all memory, a malformed form would
 // be reported as a blank message, and a name of a thousand lines would fill everybody's page.
 
 const maxName = 50       // characters
@@ -216,8 +213,9 @@ const maxMessage = 2000  // characters
 const maxBody = 64 << 10 // bytes; the longest message, 2,000 emoji, takes 24,000 in a form
 const formType = "application/x-www-form-urlencoded"
 const jsonType = "application/json"
+const badName = "A name must be one line of at most %d characters."
 
-// refuse answers a request with an error message, and returns false for callers to return as ok.
+// refuse answers a request with an error message, and returns false, which callers return as ok.
 func refuse(w http.ResponseWriter, status int, format string, values ...any) bool {
 	http.Error(w, fmt.Sprintf(format, values...), status)
 	return false
@@ -225,15 +223,12 @@ func refuse(w http.ResponseWriter, status int, format string, values ...any) boo
 
 // readPost returns the name and the text of a post. If it has refused the post, ok is false.
 func readPost(w http.ResponseWriter, req *http.Request, kind string) (name, text string, ok bool) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody))
-	var post struct{ Name, Message string }
-	if kind == jsonType && err == nil {
-		err = json.Unmarshal(body, &post)
-	}
-	if kind == formType && err == nil {
-		var form url.Values
-		form, err = url.ParseQuery(string(body)) // req.FormValue would ignore this error.
-		post.Name, post.Message = form.Get("name"), form.Get("message")
+	req.Body = http.MaxBytesReader(w, req.Body, maxBody)
+	err := req.ParseForm() // FormValue would ignore this error.
+	post := struct{ Name, Message string }{req.PostForm.Get("name"), req.PostForm.Get("message")}
+	if kind == jsonType {
+		body, readErr := io.ReadAll(req.Body)
+		err = cmp.Or(readErr, json.Unmarshal(body, &post))
 	}
 	name, text = cmp.Or(clean(post.Name), "guest"), clean(post.Message)
 	switch {
@@ -246,7 +241,7 @@ func readPost(w http.ResponseWriter, req *http.Request, kind string) (name, text
 			"Send a JSON object whose name and message are strings.")
 	case err != nil:
 		ok = refuse(w, http.StatusBadRequest, "The form or JSON is malformed or incomplete.")
-	case utf8.RuneCountInString(text) > maxMessage:
+	case len([]rune(text)) > maxMessage:
 		ok = refuse(w, http.StatusRequestEntityTooLarge,
 			"A message is limited to %d characters.", maxMessage)
 	case text == "":
@@ -265,26 +260,22 @@ func newStream(w http.ResponseWriter, req *http.Request) (s *stream, ok bool) {
 	if req.ContentLength != 0 { // With an unread body, net/http cannot notice a disconnect.
 		return nil, refuse(w, http.StatusBadRequest, "A stream request must not have a body.")
 	}
-	query := req.URL.Query()
-	name := clean(query.Get("name"))
+	name := clean(req.FormValue("name"))
 	if !isName(name) {
 		return nil, refuse(w, http.StatusBadRequest, badName, maxName)
 	}
-	id, _ := strconv.ParseInt(cmp.Or(req.Header.Get("Last-Event-ID"), query.Get("after")), 10, 64)
+	after := cmp.Or(req.Header.Get("Last-Event-ID"), req.FormValue("after"))
+	id, _ := strconv.ParseInt(after, 10, 64)
 	w.Header().Set("Cache-Control", "no-cache, no-transform") // Compression would delay events,
 	w.Header().Set("X-Accel-Buffering", "no")                 // and so would buffering in nginx.
 	if req.Method == http.MethodHead {
 		return nil, false // ServeMux also routes HEAD here, which gets only headers.
 	}
-	s = &stream{w: w, wake: make(chan struct{}, 1), name: name, lastID: max(0, id)}
-	return s, true
+	return &stream{w: w, wake: make(chan struct{}, 1), name: name, lastID: max(0, id)}, true
 }
 
-const badName = "A name must be one line of at most %d characters."
-
 func isName(s string) bool {
-	hasLineEnd := strings.ContainsAny(s, "\n\v\f\u0085\u2028\u2029")
-	return !hasLineEnd && utf8.RuneCountInString(s) <= maxName
+	return len([]rune(s)) <= maxName && !strings.ContainsAny(s, "\n\v\f\u0085\u2028\u2029")
 }
 
 // clean returns s as valid UTF-8 with LF line endings and no white space at either end.
@@ -296,13 +287,13 @@ var lineEnds = strings.NewReplacer("\r\n", "\n", "\r", "\n")
 
 // Who is here. Without this, readers would not know whom they are talking to. Announcing each of N
 // arrivals to N readers would take N² events, so changes are collected and announced together.
-// Each event has the whole list, so a slow reader can skip some.
+// Each event has the whole list, so a slow reader can skip some events.
 
 const maxListed = 100              // names in one event
-const announceRest = time.Second   // minimum time between announcements
-const returnTime = 3 * time.Second // for a name after its stream; longer than any retry
+const announcePause = time.Second  // minimum time between announcements
+const returnTime = 3 * time.Second // how long a name outlives its stream
 
-// subscribe adds s to the streams. It runs before the first call of next, so s misses no signal.
+// subscribe adds s to the streams. It runs before the first call to next, so s misses no signal.
 func (r *room) subscribe(s *stream) {
 	r.mu.Lock()
 	r.streams[s] = struct{}{}
@@ -311,7 +302,7 @@ func (r *room) subscribe(s *stream) {
 	}
 	r.mu.Unlock()
 	if s.name != "" {
-		r.announcing.do(r.announce, announceRest)
+		r.announcing.do(r.announce, announcePause)
 	}
 }
 
@@ -323,7 +314,7 @@ func (r *room) unsubscribe(s *stream) {
 	delete(r.streams, s)
 	if s.name != "" {
 		r.left[s.name] = time.Now()
-		time.AfterFunc(returnTime, func() { r.announcing.do(r.announce, announceRest) })
+		time.AfterFunc(returnTime, func() { r.announcing.do(r.announce, announcePause) })
 	}
 }
 
@@ -338,12 +329,10 @@ func (r *room) announce() {
 			names = append(names, s.name)
 		}
 	}
-	r.mu.Unlock() // Sorting many names takes a while, and nobody should have to wait for it.
 	slices.Sort(names)
 	names = slices.Compact(names)
 	listed := names[:min(len(names), maxListed)]
 	data, _ := json.Marshal(map[string]any{"count": len(names), "names": listed})
-	r.mu.Lock()
 	r.users = string(data)
 	r.mu.Unlock()
 	r.wakeSoon()
@@ -354,7 +343,7 @@ func (r *room) announce() {
 // does (CORS). CSP blocks scripts injected into our page.
 
 var originPattern = regexp.MustCompile(
-	`^(https?)://([a-z0-9_.-]*[a-z_-][a-z0-9_-]*\.?|[0-9.]+|\[[0-9a-f:]+\])(?::([1-9]\d*))?$`)
+	`^(https?)://(?:[a-z0-9_.-]*[a-z_-][a-z0-9_-]*\.?|([0-9.]+)|\[([0-9a-f:]+)])(?::([1-9]\d*))?$`)
 
 // isOrigin reports whether s is an origin as browsers write it: in lower case and ASCII, without a
 // default port (HTML §7.1.1).
@@ -363,16 +352,13 @@ func isOrigin(s string) bool {
 	if parts == nil {
 		return false
 	}
-	scheme, host, port := parts[1], strings.Trim(parts[2], "[]"), parts[3]
-	isIP := strings.Contains(host, ":") || strings.Trim(host, "0123456789.") == ""
-	if isIP && net.ParseIP(host).String() != host {
-		return false
-	}
-	_, err := strconv.ParseUint(cmp.Or(port, "1"), 10, 16)
-	return err == nil && scheme+port != "http80" && scheme+port != "https443"
+	scheme, ip, port := parts[1], parts[2]+parts[3], parts[4]
+	isHost := ip == "" || net.ParseIP(ip).String() == ip
+	_, err := net.LookupPort("tcp", port) // fails above 65535
+	return isHost && err == nil && scheme+port != "http80" && scheme+port != "https443"
 }
 
-// routes returns the handler of the requests that belong to a room.
+// routes returns the handler for the requests that belong to a room.
 func (r *room) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", r.page)
@@ -381,15 +367,13 @@ func (r *room) routes() http.Handler {
 	return mux
 }
 
-// handler returns the handler of all requests, or an error if origin is neither empty nor valid.
+// handler returns the handler for all requests, or an error if origin is neither empty nor valid.
 func (r *room) handler(origin string) (http.Handler, error) {
 	routes := r.routes()
 	protection := http.NewCrossOriginProtection()
-	if origin != "" {
-		if err := protection.AddTrustedOrigin(origin); err != nil || !isOrigin(origin) {
-			return nil, fmt.Errorf("-origin %q is not what a browser sends, such as "+
-				"https://app.example (lower case, without a path or a default port)", origin)
-		}
+	if origin != "" && (!isOrigin(origin) || protection.AddTrustedOrigin(origin) != nil) {
+		return nil, fmt.Errorf("-origin %q is not an origin as a browser sends it, such as "+
+			"https://app.example (lower case, without a path or a default port)", origin)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if origin != "" {
@@ -424,9 +408,9 @@ func protectPage(w http.ResponseWriter) (nonce string) {
 // Slow readers and bursts. Without this, a client that accepts nothing would keep its stream
 // forever, and a burst would cost a system call for each message to each reader.
 
-const writeTimeout = 30 * time.Second       // for a client to accept one write
-const batchSize = 64 << 10                  // bytes; a stalled reader keeps one batch in memory
-const restPerStream = 30 * time.Microsecond // minimum time between calls of wake, per stream
+const writeTimeout = 30 * time.Second        // for a client to accept one write
+const batchSize = 64 << 10                   // bytes; a stalled reader keeps one batch in memory
+const pausePerStream = 30 * time.Microsecond // pause between calls to wake, for each open stream
 
 // write sends events. It fails if the client has gone or does not accept them within writeTimeout.
 func (s *stream) write(events []byte) error {
@@ -436,17 +420,14 @@ func (s *stream) write(events []byte) error {
 	return response.Flush() // Flush also returns any error from Write.
 }
 
-// resume returns the place from which a reader with this last id continues. This is the id itself
-// unless messages after it may be missing. A reader keeps its old id until the event "missed"
-// arrives, so if the connection breaks before that, the event is sent again.
+// resume returns the place of a reader with this last id: the id itself, unless messages after it
+// may be missing. A reader keeps its last id until the event "missed" arrives, so if the connection
+// breaks before that, the event is sent again.
 func (l messageLog) resume(id int64) int64 {
-	switch {
-	case id < l[0].ID: // Messages after it may be gone.
-		return l[0].ID
-	case id > l.newest().ID: // The server was restarted with its clock set back.
+	if id > l.newest().ID { // The server was restarted with its clock set back.
 		return l.latest(latestSize)[0].ID
 	}
-	return id
+	return max(id, l[0].ID) // Messages between these two may be gone.
 }
 
 // A batch holds consecutive events in one slice, so that one Write can send many. Its bytes
@@ -462,7 +443,7 @@ type encodedEvent struct {
 	start int // its offset in batch.events
 }
 
-// add returns the event that follows e. It is in the same batch, or in a new one if that is full.
+// add appends an event to the batch of e, or to a new one if that is full, and returns it.
 func (e encodedEvent) add(event []byte, id int64) encodedEvent {
 	b := e.batch
 	if b == nil || len(b.events)+len(event) > cap(b.events) {
@@ -479,13 +460,13 @@ func (e encodedEvent) andLater() (events []byte, lastID int64) {
 	return e.batch.events[e.start:], e.batch.lastID
 }
 
-// wakeSoon calls wake, at once or after a rest that is about as long as the streams take to write,
-// so that in a burst, each write sends many messages. Without it, bursts take eight times as long.
+// wakeSoon calls wake, at once or after a pause about as long as all streams take to write, so that
+// in a burst, each write sends many messages. Without pauses, bursts take eight times as long.
 func (r *room) wakeSoon() {
 	r.mu.Lock()
-	rest := restPerStream * time.Duration(len(r.streams))
+	pause := pausePerStream * time.Duration(len(r.streams))
 	r.mu.Unlock()
-	r.waking.do(r.wake, rest)
+	r.waking.do(r.wake, pause)
 }
 
 // A throttle limits how often a function runs.
@@ -495,26 +476,20 @@ type throttle struct {
 	pending bool       // whether that call is scheduled
 }
 
-// do calls f now, or once the rest after its last call is over. Further calls of do before then
-// are merged into that one. After this call of f, the next one must wait for at least rest.
-func (t *throttle) do(f func(), rest time.Duration) {
+// do calls f now, or as soon as the pause after its last call is over. Calls to do until then are
+// merged into that one. pause is the minimum time until the next call of f.
+func (t *throttle) do(f func(), pause time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.pending {
-		return
-	}
-	if wait := time.Until(t.next); wait > 0 {
+	wait := time.Until(t.next)
+	if wait <= 0 {
+		t.pending = false
+		t.next = time.Now().Add(pause)
+		f()
+	} else if !t.pending {
 		t.pending = true
-		time.AfterFunc(wait, func() {
-			t.mu.Lock()
-			t.pending = false
-			t.mu.Unlock()
-			t.do(f, rest)
-		})
-		return
+		time.AfterFunc(wait, func() { t.do(f, pause) })
 	}
-	t.next = time.Now().Add(rest)
-	f()
 }
 
 // Starting and stopping. Without this, an unfinished request would hold its connection forever,
@@ -534,7 +509,7 @@ func newRoom() *room {
 		streams: make(map[*stream]struct{}),
 		left:    make(map[string]time.Time),
 	}
-	r.announce() // So users is never empty, and every stream starts with the event users at once.
+	r.announce() // so that each stream starts with the event users at once
 	return r
 }
 
@@ -558,14 +533,14 @@ func main() {
 		host = "localhost" // Firefox refuses to open addresses such as [::].
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // A second ^C ends the process at once.
+	context.AfterFunc(ctx, stop) // so that a second ^C ends the process at once
 	log.Print("The chat is at http://", net.JoinHostPort(host, port))
 	if err := serve(ctx, listener, handler); err != nil {
 		log.Fatal(err)
 	}
 }
 
-// serve answers requests until ctx is done. Then the streams end, and it finishes other requests.
+// serve answers requests until ctx is done. It then ends the streams, and finishes other requests.
 func serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
 	server := &http.Server{
 		Handler:      handler,
@@ -574,17 +549,15 @@ func serve(ctx context.Context, listener net.Listener, handler http.Handler) err
 		// Every request's context derives from ctx, so the streams end with it.
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
-	stopped := make(chan error, 1)
-	context.AfterFunc(ctx, func() {
-		ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
-		defer cancel()
-		stopped <- server.Shutdown(ctx)
-	})
-	if err := server.Serve(listener); err != http.ErrServerClosed {
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	select {
+	case err := <-failed:
 		return err
+	case <-ctx.Done():
 	}
-	if <-stopped != nil {
-		server.Close()
-	}
-	return nil
+	timeout, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	server.Shutdown(timeout)
+	return server.Close() // cuts off the requests that have not finished
 }

@@ -152,14 +152,14 @@ func TestUsers(t *testing.T) {
 		told(watcher, 0, "Ada") // at once, because nothing was announced in the last second
 
 		// What happens within a second is announced together.
-		time.Sleep(announceRest / 4)
+		time.Sleep(announcePause / 4)
 		bob := subscribe(t, c.URL, "?name=%20Bob%0D%0A")
 		told(bob, 0, "Ada")
 		subscribe(t, c.URL, "?name=Bob")
 		subscribe(t, c.URL, "?name=Cy").close()
-		told(watcher, announceRest*3/4, "Ada", "Bob", "Cy")
+		told(watcher, announcePause*3/4, "Ada", "Bob", "Cy")
 		told(bob, 0, "Ada", "Bob", "Cy")
-		told(watcher, returnTime-announceRest*3/4, "Ada", "Bob") // Cy has not come back.
+		told(watcher, returnTime-announcePause*3/4, "Ada", "Bob") // Cy has not come back.
 
 		// Ada reloads the page, and Bob closes one of his two tabs: nobody has left.
 		time.Sleep(2 * returnTime)
@@ -362,7 +362,7 @@ func TestStalledCrowd(t *testing.T) {
 		if least < 1000 || most > 2000 || most-least < 500 {
 			t.Errorf("They wait %d to %d ms before they reconnect, want 1000 to 2000.", least, most)
 		}
-		time.Sleep(announceRest + time.Millisecond)
+		time.Sleep(announcePause + time.Millisecond)
 		healthy := subscribe(t, c.URL, "")
 		listed := users(names[:maxListed]...)
 		equal(t, "Who is here", healthy.users(), strings.Replace(listed, "100", "150", 1))
