@@ -342,6 +342,7 @@ func (r *room) announce() {
 // or open streams that add names to the list. With -origin, one other site may do what our page
 // does (CORS). CSP blocks scripts injected into our page.
 
+// originPattern matches a scheme, a host name or an IP address, and perhaps a port.
 var originPattern = regexp.MustCompile(
 	`^(https?)://(?:[a-z0-9_.-]*[a-z_-][a-z0-9_-]*\.?|([0-9.]+)|\[([0-9a-f:]+)])(?::([1-9]\d*))?$`)
 
