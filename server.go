@@ -6,8 +6,8 @@
 //
 // The server keeps the latest messages in one list, the log. POST /message appends a message to
 // it. GET /events gives a reader a stream, a response that does not end. Each stream has a place
-// in the log, the id of the last message that it wrote. It writes all messages after that place,
-// and then waits for more. New, slow, and reconnecting readers differ only in their place.
+// in the log, the id after which it continues. It writes all messages after that place, and then
+// waits for more. New, slow, and reconnecting readers differ only in their place.
 package main
 
 import (
@@ -47,7 +47,7 @@ const heartbeat = 15 * time.Second // interval; proxies and phones close silent 
 
 // A room holds the state of the chat: the log, the open streams, and who is here.
 type room struct {
-	mu      sync.Mutex // guards the fields from log to left; not held while writing to a client
+	mu      sync.Mutex // guards log, streams, users, and left; not held during a write to a client
 	log     messageLog
 	streams map[*stream]struct{}
 	users   string               // who is here, as JSON
@@ -61,12 +61,12 @@ type stream struct {
 	w      http.ResponseWriter
 	wake   chan struct{} // buffers one signal, which means that there may be more to write
 	name   string        // the reader's name; empty if the reader is not listed
-	lastID int64         // the stream's place: the id of the last message that it wrote
+	lastID int64         // the stream's place: the id after which it continues
 	users  string        // the value of room.users that was written last
 }
 
-// A messageLog holds the latest messages, oldest first. Its first entry is never sent. The
-// log has every message after that entry's id.
+// A messageLog holds the latest messages, oldest first. Its first entry only marks the
+// start: the log has every message after that entry's id.
 type messageLog []message
 
 // A message is one entry in the log.
@@ -81,7 +81,7 @@ type message struct {
 // page serves the HTML page with the latest messages and the id after which its script resumes.
 func (r *room) page(w http.ResponseWriter, _ *http.Request) {
 	r.mu.Lock()
-	latest := slices.Clone(r.log.latest(latestSize)) // A slow client keeps only these in memory.
+	latest := slices.Clone(r.log.latest(latestSize)) // A slow client must not hold the log.
 	r.mu.Unlock()
 	after := latest.newest().ID
 	data := map[string]any{"Messages": latest[1:], "After": after, "Nonce": protectPage(w)}
@@ -137,8 +137,8 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	}
 	r.subscribe(s)
 	defer r.unsubscribe(s)
-	// These lines start the first event, and r.next returns the rest of it. A client waits retry
-	// milliseconds before it reconnects, at random so that clients do not all come back at once.
+	// These lines start the first event. r.next returns the rest of it, which has the id again. A
+	// client waits retry milliseconds before it reconnects. A random number spreads the clients.
 	fmt.Fprintf(w, "retry: %d\nid: %d\n", 1000+rand.IntN(1001), s.lastID)
 	beat := time.Tick(heartbeat)
 	for {
@@ -148,7 +148,7 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 			case <-s.wake:
 				continue
 			case <-beat:
-				events = []byte(":\n") // a comment, without a blank line, which would end an event
+				events = []byte(":\n") // a comment; no event, so no blank line follows
 			case <-req.Context().Done():
 				return // The client has gone, or the server is stopping.
 			}
@@ -172,7 +172,8 @@ func (r *room) next(s *stream) (events []byte) {
 }
 
 // format encodes m as an event, which ends with a blank line (HTML §9.2.5). Its JSON has no
-// line breaks, so nobody can fake an event. The id is last because some clients store it at once.
+// line breaks, so nobody can fake an event. The id is last because some clients store it before
+// the event is complete.
 func (m message) format() []byte {
 	data, _ := json.Marshal(m) // Encoding strings and a time cannot fail.
 	return fmt.Appendf(nil, "data: %s\nid: %d\n\n", data, m.ID)
@@ -190,7 +191,7 @@ func (l messageLog) newest() message { return l[len(l)-1] }
 // latest returns the latest n messages, preceded by one entry that is not sent.
 func (l messageLog) latest(n int) messageLog { return l[max(0, len(l)-1-n):] }
 
-// after returns the events after an id, or the first few of them, and the id of the last of these.
+// after returns the events after an id, or the first of them, and the id of the last of these.
 // If messages after the id may be missing, it returns an event that says so instead.
 func (l messageLog) after(id int64) (events []byte, lastID int64) {
 	if place := l.resume(id); place != id {
@@ -208,7 +209,7 @@ func (l messageLog) after(id int64) (events []byte, lastID int64) {
 // Input and its limits. Without them, one request could use up all memory, a malformed form would
 // be reported as a blank message, and a name of a thousand lines would fill everybody's page.
 
-const maxName = 50       // characters
+const maxName = 50       // characters; the same as maxlength in index.html
 const maxMessage = 2000  // characters
 const maxBody = 64 << 10 // bytes; the longest message, 2,000 emoji, takes 24,000 in a form
 const formType = "application/x-www-form-urlencoded"
@@ -287,7 +288,7 @@ var lineEnds = strings.NewReplacer("\r\n", "\n", "\r", "\n")
 
 // Who is here. Without this, readers would not know whom they are talking to. Announcing each of N
 // arrivals to N readers would take N² events, so changes are collected and announced together.
-// Each event has the whole list, so a slow reader can skip some events.
+// Each event replaces the last one, so a slow reader can skip some.
 
 const maxListed = 100              // names in one event
 const announcePause = time.Second  // minimum time between announcements
@@ -410,8 +411,8 @@ func protectPage(w http.ResponseWriter) (nonce string) {
 // forever, and a burst would cost a system call for each message to each reader.
 
 const writeTimeout = 30 * time.Second        // for a client to accept one write
-const batchSize = 64 << 10                   // bytes; a stalled reader keeps one batch in memory
-const pausePerStream = 30 * time.Microsecond // pause between calls to wake, for each open stream
+const batchSize = 64 << 10                   // bytes; one batch is kept for a stalled reader
+const pausePerStream = 30 * time.Microsecond // what each stream adds to the pause between wakes
 
 // write sends events. It fails if the client has gone or does not accept them within writeTimeout.
 func (s *stream) write(events []byte) error {
@@ -444,7 +445,7 @@ type encodedEvent struct {
 	start int // its offset in batch.events
 }
 
-// add appends an event to the batch of e, or to a new one if that is full, and returns it.
+// add appends an event to the batch of e, or to a new batch if that is full. It returns the event.
 func (e encodedEvent) add(event []byte, id int64) encodedEvent {
 	b := e.batch
 	if b == nil || len(b.events)+len(event) > cap(b.events) {
@@ -477,8 +478,8 @@ type throttle struct {
 	pending bool       // whether that call is scheduled
 }
 
-// do calls f now, or as soon as the pause after its last call is over. Calls to do until then are
-// merged into that one. pause is the minimum time until the next call of f.
+// do calls f now, or when the pause after f's last call is over. All calls to do in that time cause
+// one call of f. pause is the minimum time from this call of f to the next.
 func (t *throttle) do(f func(), pause time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
