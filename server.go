@@ -225,6 +225,7 @@ func refuse(w http.ResponseWriter, status int, format string, values ...any) boo
 // readPost returns the name and the text of a post. If it has refused the post, ok is false.
 func readPost(w http.ResponseWriter, req *http.Request, kind string) (name, text string, ok bool) {
 	req.Body = http.MaxBytesReader(w, req.Body, maxBody)
+	req.URL.RawQuery = "" // ParseForm would read the query, too.
 	err := req.ParseForm() // FormValue would ignore this error.
 	post := struct{ Name, Message string }{req.PostForm.Get("name"), req.PostForm.Get("message")}
 	if kind == jsonType {
