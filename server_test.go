@@ -213,7 +213,7 @@ func TestPosts(t *testing.T) {
 	reader := subscribe(t, c.URL, "")
 	for _, test := range tests {
 		t.Run(test.label, func(t *testing.T) {
-			resp := do(t, "POST", c.URL+"/message?message=query", test.kind, test.body)
+			resp := do(t, "POST", c.URL+"/message?message=query;%zz", test.kind, test.body)
 			got := read(t, resp.Body)
 			equal(t, "The status", resp.StatusCode, test.status)
 			equal(t, "Location", resp.Header.Get("Location"), map[int]string{302: "/"}[test.status])
