@@ -464,7 +464,7 @@ func (e encodedEvent) andLater() (events []byte, lastID int64) {
 }
 
 // wakeSoon calls wake, at once or after a pause about as long as all streams take to write, so that
-// in a burst, each write sends many messages. Without pauses, bursts take eight times as long.
+// in a burst, each write sends many messages. Without pauses, bursts take three times as long.
 func (r *room) wakeSoon() {
 	r.mu.Lock()
 	pause := pausePerStream * time.Duration(len(r.streams))
