@@ -27,6 +27,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
 	"regexp"
@@ -224,13 +225,15 @@ func refuse(w http.ResponseWriter, status int, format string, values ...any) boo
 
 // readPost returns the name and the text of a post. If it has refused the post, ok is false.
 func readPost(w http.ResponseWriter, req *http.Request, kind string) (name, text string, ok bool) {
-	req.Body = http.MaxBytesReader(w, req.Body, maxBody)
-	req.URL.RawQuery = "" // ParseForm would read the query, too.
-	err := req.ParseForm() // FormValue would ignore this error.
-	post := struct{ Name, Message string }{req.PostForm.Get("name"), req.PostForm.Get("message")}
-	if kind == jsonType {
-		body, readErr := io.ReadAll(req.Body)
-		err = cmp.Or(readErr, json.Unmarshal(body, &post))
+	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody))
+	var post struct{ Name, Message string }
+	if kind == jsonType && err == nil {
+		err = json.Unmarshal(body, &post)
+	}
+	if kind == formType && err == nil {
+		var form url.Values
+		form, err = url.ParseQuery(string(body)) // req.FormValue would ignore this error.
+		post.Name, post.Message = form.Get("name"), form.Get("message")
 	}
 	name, text = cmp.Or(clean(post.Name), "guest"), clean(post.Message)
 	switch {
