@@ -173,7 +173,6 @@ func TestUsers(t *testing.T) {
 func TestPosts(t *testing.T) {
 	const malformed = "The form or JSON is malformed or incomplete.\n"
 	const wrongName = "A name must be one line of at most 50 characters.\n"
-	const longPost = "A post is limited to 65536 bytes.\n"
 	name, most := strings.Repeat("é", 50), strings.Repeat("🙂", 2000)
 	escaped := url.QueryEscape(most)
 	padded := "message=a&x=" + strings.Repeat("x", maxBody-12)
@@ -199,8 +198,7 @@ func TestPosts(t *testing.T) {
 			"Send a JSON object whose name and message are strings.\n"},
 		{"message too long", formType, "message=" + escaped + "x", 413,
 			"A message is limited to 2000 characters.\n"},
-		{"body too large", formType, padded + "x", 413, longPost},
-		{"JSON too large", jsonType, strings.Repeat(" ", 1<<20), 413, longPost},
+		{"body too large", formType, padded + "x", 413, "A post is limited to 65536 bytes.\n"},
 		{"large file", "multipart/form-data; boundary=x", padded + "x", 415,
 			"Send a URL-encoded form or JSON.\n"},
 		{"name too long", formType, "message=a&name=x" + name, 400, wrongName},
@@ -656,7 +654,6 @@ func TestBrowserTwoTabs(t *testing.T) {
 	if first == "" || second == "" || second == first || second == "Ada" {
 		t.Errorf("The first two tabs are named %q and %q, want two different names.", first, second)
 	}
-	one.expected, two.expected = "Content Security Policy", "Content Security Policy"
 	two.rename("<i>Eve</i>")
 	one.wait("texts('.quiet').includes('<i>Eve</i> joined')", "true")
 	one.keys("#message", "Hello"+enter)
@@ -666,13 +663,9 @@ func TestBrowserTwoTabs(t *testing.T) {
 		one.wait("texts('.name, .text')", "Ada | Hello | <i>Eve</i> | "+markup)
 		one.wait("texts('.own .text') + texts('#here li')", "Hello<i>Eve</i> | Ada")
 		one.wait("all(':is(#log, #here, #wire) :is(em, i, img, script)').length", "0")
-		one.wait("box('.own .name').left > box('.name:not(.own *)').left", "true")
 		one.wait("box('.own .text').left > box('.text:not(.own *)').left", "true")
 		one.reload()
 	}
-	// Even if markup got into the page, its scripts would not run.
-	one.eval(`document.body.append(Object.assign(document.createElement("script"),
-		{ textContent: "ran = true" }))`)
 	one.wait("typeof ran", "undefined")
 
 	// The page can also be used without JavaScript.
@@ -716,8 +709,8 @@ func TestBrowserEvents(t *testing.T) {
 	events <- says("1", "Bob", "12:04:59", noon)
 	w.wait("texts('.name, .text')", want)
 	// What one person sends within five minutes appears under one name and time.
-	w.wait("all('.name').map(e => (e.scrollIntoView(), seen(e) ? 1 : 0))", "1,1,0,1,1,1")
-	w.wait("all('time').map(e => (e.scrollIntoView(), seen(e) ? 1 : 0))", "1,1,0,1,1,1")
+	w.wait("all('.name, time').map(e => (e.scrollIntoView(), seen(e) ? 1 : 0))",
+		"1,1,1,1,0,0,1,1,1,1,1,1")
 	const last = `all("time").at(-1).textContent.replace(/\s/g, " ")`
 	w.wait(last, "9:10 PM")
 	w.eval("now = '2026-11-20T15:00:00Z'") // It is midnight.
@@ -755,8 +748,7 @@ func TestBrowserEvents(t *testing.T) {
 	events <- here("Gil") + here(crowd...)
 	w.wait("texts('.quiet').split('Bob left')[1]", " | 100 people joined | Gil left")
 	events <- strings.Repeat(here()+here("Bob"), 400) + here("Cy")
-	w.wait("texts('.quiet').endsWith('Cy joined | Bob left')", "true")
-	w.wait("all('.quiet').length <= 100", "true")
+	w.wait("[texts('.quiet').endsWith('Cy joined | Bob left'), all('.quiet').length]", "true,100")
 	w.wait("all('[data-id]').length", "26") // Those who come and go do not push out the messages.
 }
 
@@ -846,14 +838,14 @@ func TestBrowserRefused(t *testing.T) {
 	}), `const f = AbortSignal.timeout;
 		AbortSignal.timeout = ms => f.call(AbortSignal, ms / 20);
 		const timeout = setTimeout;
-		delays = [], states = [];
+		delays = [];
 		setTimeout = (f, ms) => {
-			if (ms > 500) delays.push(ms), states.push(document.querySelector("#state").innerText);
+			if (ms > 500) delays.push(ms);
 			return timeout(f, ms > 500 ? ms / 20 : ms);
 		};`)
 	w.expected = "status of (413|502)"
 	// EventSource has given up, so the page has to try again.
-	w.wait("states.join(' ').toLowerCase()", strings.Repeat(" connecting", 5)[1:])
+	w.wait("delays.length", "5")
 	w.wait("delays.every((ms, i) => ms > 900 && ms < 31_000 && ms !== delays[i - 1])", "true")
 	for _, test := range [][2]string{
 		{strings.Repeat("x", maxMessage+1), "A message is limited to 2000 characters."},
@@ -881,6 +873,8 @@ func TestBrowserRestart(t *testing.T) {
 	w.wait("texts('.text')", "1")
 	w.click("#connect")
 	w.wait("state()", "disconnected,disconnected | connect")
+	w.wait(`all("aside, h2, label, summary, time, .name, .text, #connect, #here li, #state").filter(
+		e => contrast(e) < 4.5 || getComputedStyle(e).opacity < 1).map(e => e.outerHTML)`, "")
 	post(t, c.URL, "Bob", "2")
 	w.keys("#message", "3"+enter)
 	w.wait("$('#why').innerText", "Sent. You will see it once you are connected.")
@@ -908,12 +902,9 @@ func TestBrowserLayout(t *testing.T) {
 	for i := range latestSize {
 		c.room.publish(fmt.Sprint("Visitor ", i), "Hello")
 	}
-	w := open(t, c.URL, `let last = longest = 0;
-		requestAnimationFrame(function tick(now) {
-			longest = Math.max(longest, now - last);
-			last = now;
-			requestAnimationFrame(tick);
-		});`)
+	w := open(t, c.URL, `new PerformanceObserver(list => {
+			longest = Math.max(window.longest, ...list.getEntries().map(e => e.duration));
+		}).observe({ type: "longtask" });`)
 	// The log follows its newest line, unless older ones are read.
 	const follows = `!seen($("#newer")) && seen($("#lines > :last-child")) &&
 		Math.abs(box("#log").bottom - box("#lines > :last-child").bottom) < 16`
@@ -956,6 +947,9 @@ func TestBrowserLayout(t *testing.T) {
 	w.wait("texts('[data-id]:last-child :is(.name, .text)').replace(/\\s/g, '')",
 		strings.Repeat("W", maxName)+"|"+strings.Repeat("🙂", 50))
 	w.wait("texts('#here li').includes($('#name').value)", "true")
+	w.wait("all('.text').at(-1).clientHeight < 500", "true")
+	w.wait("(s => s.overflow + s.unicodeBidi)(getComputedStyle($('.text')))", "clipplaintext")
+	w.wait("getComputedStyle($('time')).display", "inline-block") // A date must not be split.
 	w.eval("$('#wire').open = true")
 	for _, size := range [][2]int{{320, 640}, {320, 256}, {740, 360}, {1440, 900}} {
 		w.devTools("Emulation.setDeviceMetricsOverride", dict{"width": size[0], "height": size[1],
@@ -1088,6 +1082,15 @@ func (w *window) eval(expression string) (value string) {
 			b.left + Math.min(b.width / 2, 20), b.top + b.height / 2));
 		const linesTall = (e = $("#message"), s = getComputedStyle(e)) => Math.round((e.clientHeight
 			- parseFloat(s.paddingTop) - parseFloat(s.paddingBottom)) / parseFloat(s.lineHeight));
+		const luminance = color => {
+			const pixel = new OffscreenCanvas(1, 1).getContext("2d");
+			pixel.fillStyle = color;
+			pixel.fillRect(0, 0, 1, 1);
+			const [r, g, b] = pixel.getImageData(0, 0, 1, 1).data;
+			return .05 + .21 * (r / 255) ** 2.2 + .72 * (g / 255) ** 2.2 + .07 * (b / 255) ** 2.2;
+		};
+		const contrast = e => luminance(getComputedStyle(e.closest(".text, main, html"))
+			.backgroundColor) / luminance(getComputedStyle(e).color);
 		try {
 			return String(` + expression + `);
 		} catch (error) {
@@ -1182,11 +1185,10 @@ func TestReadme(t *testing.T) {
 	contains(t, "The README's code", code, "type smallChat")
 	contains(t, "This file", string(tests), code)
 
-	seconds := func(d time.Duration) string { return fmt.Sprint(d.Seconds(), " s") }
 	numbers := map[string]string{
 		"`historySize`": fmt.Sprint(historySize), "`maxMessage`": fmt.Sprint(maxMessage),
-		"`maxName`": fmt.Sprint(maxName), "`readTimeout`": seconds(readTimeout),
-		"`writeTimeout`": seconds(writeTimeout), "`shutdownTimeout`": seconds(shutdownTimeout),
+		"`maxName`": fmt.Sprint(maxName), "`shutdownTimeout`": fmt.Sprint(shutdownTimeout),
+		"`readTimeout`": fmt.Sprint(readTimeout), "`writeTimeout`": fmt.Sprint(writeTimeout),
 		// TestPosts and TestRequests show that these answers are given.
 		"`GET /`": "200", "`GET /events`": "200 400 403",
 		"`POST /message`": "200 302 400 403 413 415",
@@ -1195,8 +1197,8 @@ func TestReadme(t *testing.T) {
 	rows := regexp.MustCompile("\n\\| (`.*?`) \\| (.*?) \\|").FindAllStringSubmatch(tables, -1)
 	equal(t, "The number of rows", len(rows), len(numbers))
 	for _, row := range rows {
-		cell := strings.ReplaceAll(row[2], ",", "")
-		got := regexp.MustCompile(`\b\d+( s)?\b`).FindAllString(cell, -1)
+		cell := strings.NewReplacer(",", "", " s", "s").Replace(row[2])
+		got := regexp.MustCompile(`\b\d+s?\b`).FindAllString(cell, -1)
 		slices.Sort(got)
 		equal(t, "The numbers for "+row[1], strings.Join(slices.Compact(got), " "), numbers[row[1]])
 	}
@@ -1533,7 +1535,6 @@ func BenchmarkBurst(b *testing.B) {
 	for b.Loop() {
 		chat, least := l.run(b, "chat").took, l.run(b, "floor").took
 		b.ReportMetric(float64(chat)/float64(l.readers*l.messages), "ns/delivery")
-		b.ReportMetric(float64(least)/float64(l.readers*l.messages), "floor-ns/delivery")
 		b.ReportMetric(float64(least)/float64(chat), "x-floor")
 	}
 }
@@ -1583,7 +1584,6 @@ func BenchmarkStalled(b *testing.B) {
 		alone := l.run(b, "chat").p99
 		l.stalled = 50
 		beside := l.run(b, "chat").p99
-		b.ReportMetric(alone.Seconds()*1000, "p99-ms")
 		b.ReportMetric(float64(beside)/float64(alone), "x-p99")
 	}
 }
