@@ -82,7 +82,7 @@ type message struct {
 // page serves the HTML page with the latest messages and the id after which its script resumes.
 func (r *room) page(w http.ResponseWriter, _ *http.Request) {
 	r.mu.Lock()
-	latest := slices.Clone(r.log.latest(latestSize)) // A slow client must not hold the log.
+	latest := slices.Clone(r.log.latest(latestSize)) // A slow client must not keep it all.
 	r.mu.Unlock()
 	after := latest.newest().ID
 	data := map[string]any{"Messages": latest[1:], "After": after, "Nonce": protectPage(w)}
@@ -117,7 +117,7 @@ func (r *room) publish(name, text string) message {
 	return m
 }
 
-// wake signals all streams that there may be more to write.
+// wake tells all streams that there may be more to write.
 func (r *room) wake() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -192,7 +192,7 @@ func (l messageLog) newest() message { return l[len(l)-1] }
 // latest returns the latest n messages, preceded by one entry that is not sent.
 func (l messageLog) latest(n int) messageLog { return l[max(0, len(l)-1-n):] }
 
-// after returns the events after an id, or the first of them, and the id of the last of these.
+// after returns the next events after an id, not always all, and the id of the last of these.
 // If messages after the id may be missing, it returns an event that says so instead.
 func (l messageLog) after(id int64) (events []byte, lastID int64) {
 	if place := l.resume(id); place != id {
@@ -210,7 +210,7 @@ func (l messageLog) after(id int64) (events []byte, lastID int64) {
 // Input and its limits. Without them, one request could use up all memory, a malformed form would
 // be reported as a blank message, and a name of a thousand lines would fill everybody's page.
 
-const maxName = 50       // characters; the same as maxlength in index.html
+const maxName = 50       // characters; index.html has the number, too
 const maxMessage = 2000  // characters
 const maxBody = 64 << 10 // bytes; the longest message, 2,000 emoji, takes 24,000 in a form
 const formType = "application/x-www-form-urlencoded"
@@ -415,7 +415,7 @@ func protectPage(w http.ResponseWriter) (nonce string) {
 // forever, and a burst would cost a system call for each message to each reader.
 
 const writeTimeout = 30 * time.Second        // for a client to accept one write
-const batchSize = 64 << 10                   // bytes; one batch is kept for a stalled reader
+const batchSize = 64 << 10                   // bytes; a stalled reader keeps one in memory
 const pausePerStream = 30 * time.Microsecond // what each stream adds to the pause between wakes
 
 // write sends events. It fails if the client has gone or does not accept them within writeTimeout.
@@ -482,8 +482,8 @@ type throttle struct {
 	pending bool       // whether that call is scheduled
 }
 
-// do calls f now, or when the pause after f's last call is over. All calls to do in that time cause
-// one call of f. pause is the minimum time from this call of f to the next.
+// do calls f now, or when the pause after f's last call is over. All calls in that time cause one
+// call of f. pause is the minimum time from this call of f to the next.
 func (t *throttle) do(f func(), pause time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -325,7 +325,7 @@ func TestStalledCrowd(t *testing.T) {
 		}
 		least, most := slices.Min(waits), slices.Max(waits)
 		if least < 1000 || most > 2000 || most-least < 500 {
-			t.Errorf("They wait %d to %d ms before they reconnect, want 1000 to 2000.", least, most)
+			t.Errorf("Readers wait %d to %d ms, want them spread from 1000 to 2000.", least, most)
 		}
 		time.Sleep(announcePause + time.Millisecond)
 		healthy := subscribe(t, c.URL, "")
@@ -743,7 +743,7 @@ func TestBrowserEvents(t *testing.T) {
 	events <- here(w.eval("$('#name').value"), "Bob", "Cy", "Dan") + here("Cy", "Dan")
 	w.wait("texts('.quiet')", "Some messages may be missing here. | Dan joined | Bob left")
 	crowd := slices.Repeat([]string{"Visitor"}, 100)
-	events <- strings.Replace(here(crowd...), "100", "121", 1) // Nor is a list that is cut short.
+	events <- strings.Replace(here(crowd...), "100", "121", 1) // A list cut short is no news.
 	w.wait(shown, "121 | "+strings.Join(crowd, " | ")+" | and 21 more")
 	events <- here("Gil") + here(crowd...)
 	w.wait("texts('.quiet').split('Bob left')[1]", " | 100 people joined | Gil left")
@@ -905,7 +905,7 @@ func TestBrowserLayout(t *testing.T) {
 	w := open(t, c.URL, `new PerformanceObserver(list => {
 			longest = Math.max(window.longest, ...list.getEntries().map(e => e.duration));
 		}).observe({ type: "longtask" });`)
-	// The log follows its newest line, unless older ones are read.
+	// The log follows its newest line, unless older ones are in view.
 	const follows = `!seen($("#newer")) && seen($("#lines > :last-child")) &&
 		Math.abs(box("#log").bottom - box("#lines > :last-child").bottom) < 16`
 	w.wait(follows, "true")
@@ -1056,7 +1056,7 @@ func (w *window) devTools(name string, parameters dict) {
 // element sends a command to an element of the page.
 func (w *window) element(method, selector, path string, parameters dict, result any) {
 	w.t.Helper()
-	var found map[string]string // one entry, whose key only WebDriver knows
+	var found map[string]string // one entry, whose key does not matter
 	w.do("POST", "/element", dict{"using": "css selector", "value": selector}, &found)
 	for _, id := range found {
 		w.do(method, "/element/"+id+path, parameters, result)
@@ -1113,7 +1113,7 @@ func (w *window) wait(expression, want string) {
 	}
 }
 
-// front starts a server in front of a chat, whose handler it passes on.
+// front starts a server whose handle may pass requests on to a chat.
 func front(t *testing.T, handle func(http.ResponseWriter, *http.Request, http.Handler)) string {
 	chat, _ := newRoom().handler("")
 	serve := func(w http.ResponseWriter, req *http.Request) { handle(w, req, chat) }
@@ -1204,7 +1204,7 @@ func TestReadme(t *testing.T) {
 	}
 }
 
-// between returns what stands between two texts.
+// between returns what is between two texts.
 func between(text, start, end string) string {
 	_, text, _ = strings.Cut(text, start)
 	text, _, _ = strings.Cut(text, end)
@@ -1431,7 +1431,7 @@ type event struct {
 	data string // for end, the error
 }
 
-// subscribe opens a stream, and reads the two lines before its first event.
+// subscribe opens a stream, and reads the two lines that start its first event.
 func subscribe(t testing.TB, url, query string, header ...string) *reader {
 	t.Helper()
 	resp := do(t, "GET", url+"/events"+query, "", "", header...)
@@ -1471,7 +1471,7 @@ func (r *reader) read() event {
 	return event{kind, id, data}
 }
 
-// messages returns the next n events other than users, which must be messages.
+// messages skips users, and returns the next n events, which must be messages.
 func (r *reader) messages(n int) (all []message) {
 	r.t.Helper()
 	for len(all) < n {
@@ -1588,7 +1588,7 @@ func BenchmarkStalled(b *testing.B) {
 	}
 }
 
-// BenchmarkReturn measures how long 10,000 readers take to reconnect after a restart.
+// BenchmarkReturn measures how long 10,000 readers take to connect to a new server.
 func BenchmarkReturn(b *testing.B) {
 	for kind, query := range map[string]string{"nameless": "", "named": "?name=N"} {
 		b.Run(kind, func(b *testing.B) {
