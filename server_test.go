@@ -198,9 +198,9 @@ func TestPosts(t *testing.T) {
 			"Send a JSON object whose name and message are strings.\n"},
 		{"message too long", formType, "message=" + escaped + "x", 413,
 			"A message is limited to 2000 characters.\n"},
-		{"body too large", formType, padded + "x", 413, "A post is limited to 65536 bytes.\n"},
-		{"large file", "multipart/form-data; boundary=x", padded + "x", 415,
-			"Send a URL-encoded form or JSON.\n"},
+		{"large form", formType, padded + "x", 413, "A post is limited to 65536 bytes.\n"},
+		{"large JSON", jsonType, padded + "x", 413, "A post is limited to 65536 bytes.\n"},
+		{"large file", "image/png", padded + "x", 415, "Send a URL-encoded form or JSON.\n"},
 		{"name too long", formType, "message=a&name=x" + name, 400, wrongName},
 	}
 	for _, end := range []string{"%0A", "%0D", "%0B", "%0C", "\u0085", "\u2028", "\u2029"} {
