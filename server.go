@@ -86,7 +86,7 @@ func (r *room) page(w http.ResponseWriter, _ *http.Request) {
 	r.mu.Unlock()
 	after := latest.newest().ID
 	data := map[string]any{"Messages": latest[1:], "After": after, "Nonce": protectPage(w)}
-	index.Execute(w, data) // This fails only if the client has gone.
+	index.Execute(w, data) // This fails only if the client has gone, or is too slow.
 }
 
 // post publishes a message. It answers a form with a redirect to the page, so that posting works
