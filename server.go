@@ -22,7 +22,6 @@ import (
 	"html/template"
 	"io"
 	"log"
-	"maps"
 	"math/rand/v2"
 	"mime"
 	"net"
@@ -48,11 +47,10 @@ const heartbeat = 15 * time.Second // interval; proxies and phones close silent 
 
 // A room holds the state of the chat: the log, the open streams, and who is here.
 type room struct {
-	mu      sync.Mutex // guards log, streams, users, and left; not held during a write to a client
+	mu      sync.Mutex // guards log, streams, and users; not held during a write to a client
 	log     messageLog
-	streams map[*stream]struct{}
+	streams map[*stream]struct{} // open, or ended less than returnTime ago
 	users   string               // who is here, as JSON
-	left    map[string]time.Time // names of streams that ended recently, and when
 
 	waking, announcing throttle // limit how often wake and announce run
 }
@@ -72,11 +70,11 @@ type messageLog []message
 
 // A message is one entry in the log.
 type message struct {
-	ID    int64        `json:"-"` // the time in microseconds, so a restart does not reuse ids
-	Name  string       `json:"name"`
-	Text  string       `json:"message"`
-	Time  time.Time    `json:"time"`
-	event encodedEvent // its event, encoded once for all readers
+	ID    int64     `json:"-"` // the time in microseconds, so a restart does not reuse ids
+	Name  string    `json:"name"`
+	Text  string    `json:"message"`
+	Time  time.Time `json:"time"`
+	event []byte    // its event, encoded once for all readers
 }
 
 // page serves the HTML page with the latest messages and the id after which its script resumes.
@@ -182,7 +180,7 @@ func (m message) format() []byte {
 
 // add appends a message, and drops the oldest if there are more than historySize.
 func (l *messageLog) add(m message) {
-	m.event = l.newest().event.add(m.format(), m.ID)
+	m.event = storeAfter(l.newest().event, m.format())
 	*l = append(*l, m).latest(historySize)
 }
 
@@ -202,7 +200,7 @@ func (l messageLog) after(id int64) (events []byte, lastID int64) {
 	if next == len(l) {
 		return nil, id
 	}
-	return l[next].event.andLater()
+	return l[next:].joined()
 }
 
 // PART TWO: WHAT A PUBLIC CHAT NEEDS (one section for each danger)
@@ -311,24 +309,24 @@ func (r *room) subscribe(s *stream) {
 	}
 }
 
-// unsubscribe removes s from the streams. The name stays listed for returnTime, because
-// somebody who reloads the page has not left.
+// unsubscribe removes s after returnTime. Until then, its name stays listed, because somebody who
+// reloads the page has not left.
 func (r *room) unsubscribe(s *stream) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.streams, s)
-	if s.name != "" {
-		r.left[s.name] = time.Now()
-		time.AfterFunc(returnTime, func() { r.announcing.do(r.announce, announcePause) })
-	}
+	s.w = nil // The response of a stream that has ended must not stay in memory.
+	time.AfterFunc(returnTime, func() {
+		r.mu.Lock()
+		delete(r.streams, s)
+		r.mu.Unlock()
+		if s.name != "" {
+			r.announcing.do(r.announce, announcePause)
+		}
+	})
 }
 
 // announce updates the list of who is here, and wakes the streams to send it.
 func (r *room) announce() {
 	r.mu.Lock()
-	isOver := func(_ string, end time.Time) bool { return time.Since(end) >= returnTime }
-	maps.DeleteFunc(r.left, isOver)
-	names := slices.AppendSeq([]string{}, maps.Keys(r.left)) // JSON for a nil slice would be null.
+	names := []string{} // JSON for a nil slice would be null.
 	for s := range r.streams {
 		if s.name != "" {
 			names = append(names, s.name)
@@ -415,7 +413,7 @@ func protectPage(w http.ResponseWriter) (nonce string) {
 // forever, and a burst would cost a system call for each message to each reader.
 
 const writeTimeout = 30 * time.Second        // for a client to accept one write
-const batchSize = 64 << 10                   // bytes; a stalled reader keeps one in memory
+const batchSize = 64 << 10                   // bytes; what a stalled reader keeps in memory
 const pausePerStream = 30 * time.Microsecond // what each stream adds to the pause between wakes
 
 // write sends events. It fails if the client has gone or does not accept them within writeTimeout.
@@ -436,34 +434,29 @@ func (l messageLog) resume(id int64) int64 {
 	return max(id, l[0].ID) // Messages between these two may be gone.
 }
 
-// A batch holds consecutive events in one slice, so that one Write can send many. Its bytes
-// never move or change, so streams can send them without holding the lock.
-type batch struct {
-	events []byte
-	lastID int64
-}
-
-// An encodedEvent is an event in a batch.
-type encodedEvent struct {
-	batch *batch
-	start int // its offset in batch.events
-}
-
-// add appends an event to the batch of e, or to a new batch if that is full. It returns the event.
-func (e encodedEvent) add(event []byte, id int64) encodedEvent {
-	b := e.batch
-	if b == nil || len(b.events)+len(event) > cap(b.events) {
-		b = &batch{events: make([]byte, 0, batchSize)}
+// storeAfter copies event to where last ends in its array, so that one Write can send both, and
+// returns the copy. If it does not fit there, it begins a new array. Stored bytes never change, so
+// streams can send them without holding the lock.
+func storeAfter(last, event []byte) []byte {
+	if len(last)+len(event) > cap(last) {
+		last = make([]byte, 0, batchSize)
 	}
-	start := len(b.events)
-	b.events = append(b.events, event...)
-	b.lastID = id
-	return encodedEvent{batch: b, start: start}
+	return append(last, event...)[len(last):]
 }
 
-// andLater returns e and all later events in its batch, and the id of the last one.
-func (e encodedEvent) andLater() (events []byte, lastID int64) {
-	return e.batch.events[e.start:], e.batch.lastID
+// joined returns the events of l that lie in the same array as the first one, as a single slice,
+// and the id of the last of these.
+func (l messageLog) joined() (events []byte, lastID int64) {
+	events = l[0].event[:0]
+	for _, m := range l {
+		end := len(events) + len(m.event)
+		if end > cap(events) {
+			break // This event begins a new array.
+		}
+		events = events[:end]
+		lastID = m.ID
+	}
+	return events, lastID
 }
 
 // wakeSoon calls wake, at once or after a pause about as long as all streams take to write, so that
@@ -513,7 +506,6 @@ func newRoom() *room {
 	r := &room{
 		log:     messageLog{{ID: time.Now().UnixMicro()}},
 		streams: make(map[*stream]struct{}),
-		left:    make(map[string]time.Time),
 	}
 	r.announce() // so that each stream starts with the event users at once
 	return r
