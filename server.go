@@ -49,8 +49,8 @@ const heartbeat = 15 * time.Second // interval; proxies and phones close silent 
 type room struct {
 	mu      sync.Mutex // guards log, streams, and users; not held during a write to a client
 	log     messageLog
-	streams map[*stream]struct{} // open, or ended less than returnTime ago
-	users   string               // who is here, as JSON
+	streams map[*stream]struct{}
+	users   string // who is here, as JSON
 
 	waking, announcing throttle // limit how often wake and announce run
 }
@@ -64,8 +64,8 @@ type stream struct {
 	users  string        // the value of room.users that was written last
 }
 
-// A messageLog holds the latest messages, oldest first. Its first entry only marks the
-// start: the log has every message after that entry's id.
+// A messageLog holds the latest messages, oldest first. There is always a first entry, which only
+// marks the start: the log has every message after that entry's id.
 type messageLog []message
 
 // A message is one entry in the log.
@@ -130,14 +130,15 @@ func (r *room) wake() {
 // events serves a stream. Its loop writes what follows the stream's place, then waits for more.
 func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
-	s, ok := newStream(w, req)
+	s, ok := newStream(w, req) // Its place is the last id that the client sent, if any.
 	if !ok {
 		return
 	}
 	r.subscribe(s)
 	defer r.unsubscribe(s)
-	// These lines start the first event. r.next returns the rest of it, which has the id again. A
-	// client waits retry milliseconds before it reconnects. A random number spreads the clients.
+	// No blank line follows, because some clients would treat these lines as an empty event. The
+	// event that r.next returns ends it. After a disconnect, a client waits retry milliseconds,
+	// which are random so that not all clients reconnect at once.
 	fmt.Fprintf(w, "retry: %d\nid: %d\n", 1000+rand.IntN(1001), s.lastID)
 	beat := time.Tick(heartbeat)
 	for {
@@ -180,7 +181,7 @@ func (m message) format() []byte {
 
 // add appends a message, and drops the oldest if there are more than historySize.
 func (l *messageLog) add(m message) {
-	m.event = storeAfter(l.newest().event, m.format())
+	m.event = l.store(m.format())
 	*l = append(*l, m).latest(historySize)
 }
 
@@ -190,10 +191,11 @@ func (l messageLog) newest() message { return l[len(l)-1] }
 // latest returns the latest n messages, preceded by one entry that is not sent.
 func (l messageLog) latest(n int) messageLog { return l[max(0, len(l)-1-n):] }
 
-// after returns the next events after an id, not always all, and the id of the last of these.
-// If messages after the id may be missing, it returns an event that says so instead.
+// after returns a batch of the events after an id, and the id of the last event in the batch. If
+// messages after the id may be missing, it returns an event that says so, and a new place.
 func (l messageLog) after(id int64) (events []byte, lastID int64) {
 	if place := l.resume(id); place != id {
+		// Clients ignore an event that has no data line at all.
 		return fmt.Appendf(nil, "event: missed\ndata:\nid: %d\n\n", place), place
 	}
 	next := sort.Search(len(l), func(i int) bool { return l[i].ID > id })
@@ -312,7 +314,7 @@ func (r *room) subscribe(s *stream) {
 // unsubscribe removes s after returnTime. Until then, its name stays listed, because somebody who
 // reloads the page has not left.
 func (r *room) unsubscribe(s *stream) {
-	s.w = nil // The response of a stream that has ended must not stay in memory.
+	s.w = nil // The response must not stay in memory that long.
 	time.AfterFunc(returnTime, func() {
 		r.mu.Lock()
 		delete(r.streams, s)
@@ -434,10 +436,11 @@ func (l messageLog) resume(id int64) int64 {
 	return max(id, l[0].ID) // Messages between these two may be gone.
 }
 
-// storeAfter copies event to where last ends in its array, so that one Write can send both, and
-// returns the copy. If it does not fit there, it begins a new array. Stored bytes never change, so
-// streams can send them without holding the lock.
-func storeAfter(last, event []byte) []byte {
+// store copies event to where the newest event ends in its array, so that one Write can send both,
+// and returns the copy. If it does not fit there, it begins a new array. Stored bytes never change,
+// so streams can send them without holding the lock.
+func (l messageLog) store(event []byte) []byte {
+	last := l.newest().event
 	if len(last)+len(event) > cap(last) {
 		last = make([]byte, 0, batchSize)
 	}
