@@ -22,12 +22,12 @@ import (
 	"html/template"
 	"io"
 	"log"
+	"maps"
 	"math/rand/v2"
 	"mime"
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"os/signal"
 	"regexp"
 	"slices"
@@ -47,10 +47,11 @@ const heartbeat = 15 * time.Second // interval; proxies and phones close silent 
 
 // A room holds the state of the chat: the log, the open streams, and who is here.
 type room struct {
-	mu      sync.Mutex // guards log, streams, and users; not held during a write to a client
+	mu      sync.Mutex // guards log, streams, users, and left; not held during a write to a client
 	log     messageLog
-	streams map[*stream]struct{}
-	users   string // who is here, as JSON
+	streams map[*stream]bool
+	users   string               // who is here, as JSON
+	left    map[string]time.Time // names of streams that ended recently, and when
 
 	waking, announcing throttle // limit how often wake and announce run
 }
@@ -74,7 +75,8 @@ type message struct {
 	Name  string    `json:"name"`
 	Text  string    `json:"message"`
 	Time  time.Time `json:"time"`
-	event []byte    // its event, encoded once for all readers
+	batch *batch    // has its event, encoded once for all readers
+	start int       // where its event starts in the batch
 }
 
 // page serves the HTML page with the latest messages and the id after which its script resumes.
@@ -130,15 +132,14 @@ func (r *room) wake() {
 // events serves a stream. Its loop writes what follows the stream's place, then waits for more.
 func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
-	s, ok := newStream(w, req) // Its place is the last id that the client sent, if any.
-	if !ok {
+	s := newStream(w, req) // Its place is the last id that the client sent, if any.
+	if s == nil {
 		return
 	}
 	r.subscribe(s)
 	defer r.unsubscribe(s)
-	// No blank line follows, because some clients would treat these lines as an empty event. The
-	// event that r.next returns ends it. After a disconnect, a client waits retry milliseconds,
-	// which are random so that not all clients reconnect at once.
+	// Some clients would treat these lines alone as an empty event, so they begin the event that
+	// r.next returns. Clients reconnect after retry milliseconds, which are random to spread them.
 	fmt.Fprintf(w, "retry: %d\nid: %d\n", 1000+rand.IntN(1001), s.lastID)
 	beat := time.Tick(heartbeat)
 	for {
@@ -171,9 +172,8 @@ func (r *room) next(s *stream) (events []byte) {
 	return events
 }
 
-// format encodes m as an event, which ends with a blank line (HTML §9.2.5). Its JSON has no
-// line breaks, so nobody can fake an event. The id is last because some clients store it before
-// the event is complete.
+// format encodes m as an event, which ends with a blank line (HTML §9.2.5). Its JSON has no line
+// breaks, so nobody can fake an event. The id is last because some clients store it too early.
 func (m message) format() []byte {
 	data, _ := json.Marshal(m) // Encoding strings and a time cannot fail.
 	return fmt.Appendf(nil, "data: %s\nid: %d\n\n", data, m.ID)
@@ -181,28 +181,32 @@ func (m message) format() []byte {
 
 // add appends a message, and drops the oldest if there are more than historySize.
 func (l *messageLog) add(m message) {
-	m.event = l.store(m.format())
+	m.store(l.newest().batch)
 	*l = append(*l, m).latest(historySize)
 }
 
-// newest returns the newest message.
 func (l messageLog) newest() message { return l[len(l)-1] }
 
 // latest returns the latest n messages, preceded by one entry that is not sent.
 func (l messageLog) latest(n int) messageLog { return l[max(0, len(l)-1-n):] }
 
 // after returns a batch of the events after an id, and the id of the last event in the batch. If
-// messages after the id may be missing, it returns an event that says so, and a new place.
+// messages after the id may be missing, it returns an event that says so, and a new place. Until a
+// reader gets that event, it keeps its last id, so if the connection breaks, it is told again.
 func (l messageLog) after(id int64) (events []byte, lastID int64) {
-	if place := l.resume(id); place != id {
-		// Clients ignore an event that has no data line at all.
+	place := max(id, l[0].ID) // Messages between these two may be gone.
+	if id > l.newest().ID {   // The server was restarted with its clock set back.
+		place = l.latest(latestSize)[0].ID
+	}
+	if place != id { // Clients ignore an event that has no data line at all.
 		return fmt.Appendf(nil, "event: missed\ndata:\nid: %d\n\n", place), place
 	}
 	next := sort.Search(len(l), func(i int) bool { return l[i].ID > id })
 	if next == len(l) {
 		return nil, id
 	}
-	return l[next:].joined()
+	batch := l[next].batch
+	return batch.events[l[next].start:], batch.lastID
 }
 
 // PART TWO: WHAT A PUBLIC CHAT NEEDS (one section for each danger)
@@ -215,13 +219,8 @@ const maxMessage = 2000  // characters
 const maxBody = 64 << 10 // bytes; the longest message, 2,000 emoji, takes 24,000 in a form
 const formType = "application/x-www-form-urlencoded"
 const jsonType = "application/json"
-const badName = "A name must be one line of at most %d characters."
 
-// refuse answers a request with an error message, and returns false, which callers return as ok.
-func refuse(w http.ResponseWriter, status int, format string, values ...any) bool {
-	http.Error(w, fmt.Sprintf(format, values...), status)
-	return false
-}
+var badName = fmt.Sprintf("A name must be one line of at most %d characters.", maxName)
 
 // readPost returns the name and the text of a post. If it has refused the post, ok is false.
 func readPost(w http.ResponseWriter, req *http.Request, kind string) (name, text string, ok bool) {
@@ -236,59 +235,63 @@ func readPost(w http.ResponseWriter, req *http.Request, kind string) (name, text
 		post.Name, post.Message = form.Get("name"), form.Get("message")
 	}
 	name, text = cmp.Or(clean(post.Name), "guest"), clean(post.Message)
+	status, reason := http.StatusBadRequest, ""
 	switch {
 	case kind != formType && kind != jsonType:
-		ok = refuse(w, http.StatusUnsupportedMediaType, "Send a URL-encoded form or JSON.")
+		status, reason = http.StatusUnsupportedMediaType, "Send a URL-encoded form or JSON."
 	case errors.As(err, new(*http.MaxBytesError)):
-		ok = refuse(w, http.StatusRequestEntityTooLarge, "A post is limited to %d bytes.", maxBody)
+		status = http.StatusRequestEntityTooLarge
+		reason = fmt.Sprintf("A post is limited to %d bytes.", maxBody)
 	case errors.As(err, new(*json.UnmarshalTypeError)):
-		ok = refuse(w, http.StatusBadRequest,
-			"Send a JSON object whose name and message are strings.")
+		reason = "Send a JSON object whose name and message are strings."
 	case err != nil:
-		ok = refuse(w, http.StatusBadRequest, "The form or JSON is malformed or incomplete.")
+		reason = "The form or JSON is malformed or incomplete."
 	case len([]rune(text)) > maxMessage:
-		ok = refuse(w, http.StatusRequestEntityTooLarge,
-			"A message is limited to %d characters.", maxMessage)
+		status = http.StatusRequestEntityTooLarge
+		reason = fmt.Sprintf("A message is limited to %d characters.", maxMessage)
 	case text == "":
-		ok = refuse(w, http.StatusBadRequest, "The message is blank.")
+		reason = "The message is blank."
 	case !isName(name):
-		ok = refuse(w, http.StatusBadRequest, badName, maxName)
+		reason = badName
 	default:
-		ok = true
+		return name, text, true
 	}
-	return name, text, ok
+	http.Error(w, reason, status)
+	return "", "", false
 }
 
-// newStream returns a new stream. If it has answered the request itself, ok is false. It ignores
-// a malformed id, because EventSource does not reconnect after an error status.
-func newStream(w http.ResponseWriter, req *http.Request) (s *stream, ok bool) {
+// newStream returns a new stream, or nil if it has answered the request itself. It ignores a
+// malformed id, because EventSource does not reconnect after an error status.
+func newStream(w http.ResponseWriter, req *http.Request) *stream {
 	if req.ContentLength != 0 { // With an unread body, net/http cannot notice a disconnect.
-		return nil, refuse(w, http.StatusBadRequest, "A stream request must not have a body.")
+		http.Error(w, "A stream request must not have a body.", http.StatusBadRequest)
+		return nil
 	}
 	name := clean(req.FormValue("name"))
 	if !isName(name) {
-		return nil, refuse(w, http.StatusBadRequest, badName, maxName)
+		http.Error(w, badName, http.StatusBadRequest)
+		return nil
 	}
 	after := cmp.Or(req.Header.Get("Last-Event-ID"), req.FormValue("after"))
 	id, _ := strconv.ParseInt(after, 10, 64)
 	w.Header().Set("Cache-Control", "no-cache, no-transform") // Compression would delay events,
 	w.Header().Set("X-Accel-Buffering", "no")                 // and so would buffering in nginx.
 	if req.Method == http.MethodHead {
-		return nil, false // ServeMux also routes HEAD here, which gets only headers.
+		return nil // ServeMux also routes HEAD here, which gets only headers.
 	}
-	return &stream{w: w, wake: make(chan struct{}, 1), name: name, lastID: max(0, id)}, true
+	return &stream{w: w, wake: make(chan struct{}, 1), name: name, lastID: id}
 }
 
 func isName(s string) bool {
 	return len([]rune(s)) <= maxName && !strings.ContainsAny(s, "\n\v\f\u0085\u2028\u2029")
 }
 
-// clean returns s as valid UTF-8 with LF line endings and no white space at either end.
+// clean returns s as valid UTF-8 with LF line endings and no white space at either end. It returns
+// a copy, because a part of s would keep all of s in memory.
 func clean(s string) string {
-	return strings.TrimSpace(lineEnds.Replace(strings.ToValidUTF8(s, "\uFFFD")))
+	lineEnds := strings.NewReplacer("\r\n", "\n", "\r", "\n")
+	return strings.Clone(strings.TrimSpace(lineEnds.Replace(strings.ToValidUTF8(s, "\uFFFD"))))
 }
-
-var lineEnds = strings.NewReplacer("\r\n", "\n", "\r", "\n")
 
 // Who is here. Without this, readers would not know whom they are talking to. Announcing each of N
 // arrivals to N readers would take N² events, so changes are collected and announced together.
@@ -301,8 +304,8 @@ const returnTime = 3 * time.Second // how long a name outlives its stream
 // subscribe adds s to the streams. It runs before the first call to next, so s misses no signal.
 func (r *room) subscribe(s *stream) {
 	r.mu.Lock()
-	r.streams[s] = struct{}{}
-	if s.lastID == 0 {
+	r.streams[s] = true
+	if s.lastID <= 0 { // The client sent no id.
 		s.lastID = r.log.latest(latestSize)[0].ID
 	}
 	r.mu.Unlock()
@@ -311,24 +314,24 @@ func (r *room) subscribe(s *stream) {
 	}
 }
 
-// unsubscribe removes s after returnTime. Until then, its name stays listed, because somebody who
-// reloads the page has not left.
+// unsubscribe removes s from the streams. The name stays listed for returnTime, because
+// somebody who reloads the page has not left.
 func (r *room) unsubscribe(s *stream) {
-	s.w = nil // The response must not stay in memory that long.
-	time.AfterFunc(returnTime, func() {
-		r.mu.Lock()
-		delete(r.streams, s)
-		r.mu.Unlock()
-		if s.name != "" {
-			r.announcing.do(r.announce, announcePause)
-		}
-	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.streams, s)
+	if s.name != "" {
+		r.left[s.name] = time.Now()
+		time.AfterFunc(returnTime, func() { r.announcing.do(r.announce, announcePause) })
+	}
 }
 
 // announce updates the list of who is here, and wakes the streams to send it.
 func (r *room) announce() {
 	r.mu.Lock()
-	names := []string{} // JSON for a nil slice would be null.
+	isOver := func(_ string, end time.Time) bool { return time.Since(end) >= returnTime }
+	maps.DeleteFunc(r.left, isOver)
+	names := slices.AppendSeq([]string{}, maps.Keys(r.left)) // JSON for a nil slice would be null.
 	for s := range r.streams {
 		if s.name != "" {
 			names = append(names, s.name)
@@ -364,23 +367,14 @@ func isOrigin(s string) bool {
 	return isHost && err == nil && scheme+port != "http80" && scheme+port != "https443"
 }
 
-// routes returns the handler for the requests that belong to a room.
-func (r *room) routes() http.Handler {
+// handler returns the handler for all requests. origin is the value of -origin, and may be empty.
+func (r *room) handler(origin string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", r.page)
 	mux.HandleFunc("POST /message", r.post)
 	mux.HandleFunc("GET /events", r.events)
-	return mux
-}
-
-// handler returns the handler for all requests, or an error if origin is neither empty nor valid.
-func (r *room) handler(origin string) (http.Handler, error) {
-	routes := r.routes()
 	protection := http.NewCrossOriginProtection()
-	if origin != "" && (!isOrigin(origin) || protection.AddTrustedOrigin(origin) != nil) {
-		return nil, fmt.Errorf("-origin %q is not an origin as a browser sends it, such as "+
-			"https://app.example (lower case, without a path or a default port)", origin)
-	}
+	protection.AddTrustedOrigin(origin) // This fails only if origin is empty, and then adds none.
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if origin != "" {
 			w.Header().Set("Access-Control-Allow-Origin", origin)
@@ -389,16 +383,16 @@ func (r *room) handler(origin string) (http.Handler, error) {
 				return // Browsers send this preflight before a cross-origin JSON post.
 			}
 		}
-		check := *req // a copy, because the routes need the original
+		check := *req // a copy, because mux needs the original
 		if req.URL.Path == "/events" {
 			check.Method = http.MethodPost // Check allows any GET, but this one adds a name.
 		}
 		if protection.Check(&check) != nil {
-			refuse(w, http.StatusForbidden, "A page from another origin may not do this.")
+			http.Error(w, "A page from another origin may not do this.", http.StatusForbidden)
 			return
 		}
-		routes.ServeHTTP(w, req)
-	}), nil
+		mux.ServeHTTP(w, req)
+	})
 }
 
 // protectPage sets security headers that allow only the script and style with the nonce it returns.
@@ -426,40 +420,22 @@ func (s *stream) write(events []byte) error {
 	return response.Flush() // Flush also returns any error from Write.
 }
 
-// resume returns the place of a reader with this last id: the id itself, unless messages after it
-// may be missing. A reader keeps its last id until the event "missed" arrives, so if the connection
-// breaks before that, the event is sent again.
-func (l messageLog) resume(id int64) int64 {
-	if id > l.newest().ID { // The server was restarted with its clock set back.
-		return l.latest(latestSize)[0].ID
-	}
-	return max(id, l[0].ID) // Messages between these two may be gone.
+// A batch holds the events of consecutive messages, so that one Write can send them all. Its bytes
+// never change or move, so streams can send them without holding the lock.
+type batch struct {
+	events []byte
+	lastID int64 // the id of the last event
 }
 
-// store copies event to where the newest event ends in its array, so that one Write can send both,
-// and returns the copy. If it does not fit there, it begins a new array. Stored bytes never change,
-// so streams can send them without holding the lock.
-func (l messageLog) store(event []byte) []byte {
-	last := l.newest().event
-	if len(last)+len(event) > cap(last) {
-		last = make([]byte, 0, batchSize)
+// store appends m's event to b, or to a new batch if it does not fit there.
+func (m *message) store(b *batch) {
+	event := m.format()
+	if len(b.events)+len(event) > cap(b.events) {
+		b = &batch{events: make([]byte, 0, batchSize)}
 	}
-	return append(last, event...)[len(last):]
-}
-
-// joined returns the events of l that lie in the same array as the first one, as a single slice,
-// and the id of the last of these.
-func (l messageLog) joined() (events []byte, lastID int64) {
-	events = l[0].event[:0]
-	for _, m := range l {
-		end := len(events) + len(m.event)
-		if end > cap(events) {
-			break // This event begins a new array.
-		}
-		events = events[:end]
-		lastID = m.ID
-	}
-	return events, lastID
+	m.batch, m.start = b, len(b.events)
+	b.events = append(b.events, event...)
+	b.lastID = m.ID
 }
 
 // wakeSoon calls wake, at once or after a pause about as long as all streams take to write, so that
@@ -507,8 +483,9 @@ var index = template.Must(template.New("index.html").Parse(indexHTML))
 // newRoom returns an empty room.
 func newRoom() *room {
 	r := &room{
-		log:     messageLog{{ID: time.Now().UnixMicro()}},
-		streams: make(map[*stream]struct{}),
+		log:     messageLog{{ID: time.Now().UnixMicro(), batch: new(batch)}},
+		streams: make(map[*stream]bool),
+		left:    make(map[string]time.Time),
 	}
 	r.announce() // so that each stream starts with the event users at once
 	return r
@@ -521,9 +498,9 @@ func main() {
 	if flag.NArg() > 0 {
 		log.Fatalf("unexpected argument %q", flag.Arg(0))
 	}
-	handler, err := newRoom().handler(*origin)
-	if err != nil {
-		log.Fatal(err)
+	if *origin != "" && !isOrigin(*origin) {
+		log.Fatalf("-origin %q is not an origin as a browser sends it, such as "+
+			"https://app.example (lower case, without a path or a default port)", *origin)
 	}
 	listener, err := net.Listen("tcp", *addr)
 	if err != nil {
@@ -533,10 +510,10 @@ func main() {
 	if net.ParseIP(host).IsUnspecified() {
 		host = "localhost" // Firefox refuses to open addresses such as [::].
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // so that a second ^C ends the process at once
 	log.Print("The chat is at http://", net.JoinHostPort(host, port))
-	if err := serve(ctx, listener, handler); err != nil {
+	if err := serve(ctx, listener, newRoom().handler(*origin)); err != nil {
 		log.Fatal(err)
 	}
 }
