@@ -65,8 +65,8 @@ type stream struct {
 	users  string        // the value of room.users that was written last
 }
 
-// A messageLog holds the latest messages, oldest first. There is always a first entry, which only
-// marks the start: the log has every message after that entry's id.
+// A messageLog holds the latest messages, oldest first. It is never empty. Its first entry only
+// marks the start of the log, which has every message after that entry's id.
 type messageLog []message
 
 // A message is one entry in the log.
@@ -75,14 +75,14 @@ type message struct {
 	Name  string    `json:"name"`
 	Text  string    `json:"message"`
 	Time  time.Time `json:"time"`
-	batch *batch    // has its event, encoded once for all readers
+	batch *batch    // the batch that holds its event, encoded once for all readers
 	start int       // where its event starts in the batch
 }
 
 // page serves the HTML page with the latest messages and the id after which its script resumes.
 func (r *room) page(w http.ResponseWriter, _ *http.Request) {
 	r.mu.Lock()
-	latest := slices.Clone(r.log.latest(latestSize)) // A slow client must not keep it all.
+	latest := slices.Clone(r.log.latest(latestSize)) // A slow client must not keep the whole log.
 	r.mu.Unlock()
 	after := latest.newest().ID
 	data := map[string]any{"Messages": latest[1:], "After": after, "Nonce": protectPage(w)}
@@ -109,7 +109,7 @@ func (r *room) post(w http.ResponseWriter, req *http.Request) {
 // publish appends a message to the log, and wakes the streams.
 func (r *room) publish(name, text string) message {
 	r.mu.Lock()
-	id := max(r.log.newest().ID+1, time.Now().UnixMicro()) // The clock may have been set back.
+	id := max(r.log.newest().ID+1, time.Now().UnixMicro()) // Ids rise even if the clock does not.
 	m := message{ID: id, Name: name, Text: text, Time: time.UnixMicro(id).UTC()}
 	r.log.add(m)
 	r.mu.Unlock()
@@ -129,7 +129,7 @@ func (r *room) wake() {
 	}
 }
 
-// events serves a stream. Its loop writes what follows the stream's place, then waits for more.
+// events serves a stream. Its loop writes the events from next, and waits when there are none.
 func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	s := newStream(w, req) // Its place is the last id that the client sent, if any.
@@ -138,8 +138,8 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	}
 	r.subscribe(s)
 	defer r.unsubscribe(s)
-	// Some clients would treat these lines alone as an empty event, so they begin the event that
-	// r.next returns. Clients reconnect after retry milliseconds, which are random to spread them.
+	// These lines begin the event that r.next returns. Alone, they would be an empty event to some
+	// clients. Clients reconnect after retry milliseconds, which are random to spread the load.
 	fmt.Fprintf(w, "retry: %d\nid: %d\n", 1000+rand.IntN(1001), s.lastID)
 	beat := time.Tick(heartbeat)
 	for {
@@ -149,7 +149,7 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 			case <-s.wake:
 				continue
 			case <-beat:
-				events = []byte(":\n") // a comment; no event, so no blank line follows
+				events = []byte(":\n") // This comment is no event, so no blank line follows.
 			case <-req.Context().Done():
 				return // The client has gone, or the server is stopping.
 			}
@@ -160,7 +160,7 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// next returns the events for s to write, or nil if there are none, and moves its place past them.
+// next returns events for s to write, or nil if there are none, and moves s.lastID past them.
 func (r *room) next(s *stream) (events []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -173,7 +173,7 @@ func (r *room) next(s *stream) (events []byte) {
 }
 
 // format encodes m as an event, which ends with a blank line (HTML §9.2.5). Its JSON has no line
-// breaks, so nobody can fake an event. The id is last because some clients store it too early.
+// breaks, so nobody can fake an event. The id is last because some clients store it at once.
 func (m message) format() []byte {
 	data, _ := json.Marshal(m) // Encoding strings and a time cannot fail.
 	return fmt.Appendf(nil, "data: %s\nid: %d\n\n", data, m.ID)
@@ -190,15 +190,15 @@ func (l messageLog) newest() message { return l[len(l)-1] }
 // latest returns the latest n messages, preceded by one entry that is not sent.
 func (l messageLog) latest(n int) messageLog { return l[max(0, len(l)-1-n):] }
 
-// after returns a batch of the events after an id, and the id of the last event in the batch. If
-// messages after the id may be missing, it returns an event that says so, and a new place. Until a
-// reader gets that event, it keeps its last id, so if the connection breaks, it is told again.
+// after returns the next events after an id, from one batch, and the id of the last of them. If
+// messages after the id may be missing, it returns an event that says so, and a new place. A reader
+// keeps its last id until it gets that event, so if the connection breaks first, it is told again.
 func (l messageLog) after(id int64) (events []byte, lastID int64) {
 	place := max(id, l[0].ID) // Messages between these two may be gone.
 	if id > l.newest().ID {   // The server was restarted with its clock set back.
 		place = l.latest(latestSize)[0].ID
 	}
-	if place != id { // Clients ignore an event that has no data line at all.
+	if place != id { // Without its data line, clients would ignore this event.
 		return fmt.Appendf(nil, "event: missed\ndata:\nid: %d\n\n", place), place
 	}
 	next := sort.Search(len(l), func(i int) bool { return l[i].ID > id })
@@ -277,11 +277,12 @@ func newStream(w http.ResponseWriter, req *http.Request) *stream {
 	w.Header().Set("Cache-Control", "no-cache, no-transform") // Compression would delay events,
 	w.Header().Set("X-Accel-Buffering", "no")                 // and so would buffering in nginx.
 	if req.Method == http.MethodHead {
-		return nil // ServeMux also routes HEAD here, which gets only headers.
+		return nil // ServeMux also routes HEAD requests here, which get only headers.
 	}
 	return &stream{w: w, wake: make(chan struct{}, 1), name: name, lastID: id}
 }
 
+// isName reports whether s is one line of at most maxName characters. It may be empty.
 func isName(s string) bool {
 	return len([]rune(s)) <= maxName && !strings.ContainsAny(s, "\n\v\f\u0085\u2028\u2029")
 }
@@ -305,7 +306,7 @@ const returnTime = 3 * time.Second // how long a name outlives its stream
 func (r *room) subscribe(s *stream) {
 	r.mu.Lock()
 	r.streams[s] = true
-	if s.lastID <= 0 { // The client sent no id.
+	if s.lastID <= 0 { // The client sent no valid id.
 		s.lastID = r.log.latest(latestSize)[0].ID
 	}
 	r.mu.Unlock()
@@ -347,8 +348,8 @@ func (r *room) announce() {
 }
 
 // Other sites. Without this, a page on any site could post through its visitors' browsers (CSRF),
-// or open streams that add names to the list. With -origin, one other site may do what our page
-// does (CORS). CSP blocks scripts injected into our page.
+// or open streams that add names to the list. With -origin, one other site may read and post
+// as our page does (CORS). CSP blocks scripts injected into our page.
 
 // originPattern matches a scheme, a host name or an IP address, and perhaps a port.
 var originPattern = regexp.MustCompile(
@@ -363,7 +364,7 @@ func isOrigin(s string) bool {
 	}
 	scheme, ip, port := parts[1], parts[2]+parts[3], parts[4]
 	isHost := ip == "" || net.ParseIP(ip).String() == ip
-	_, err := net.LookupPort("tcp", port) // fails above 65535
+	_, err := net.LookupPort("tcp", port) // This fails for a port above 65535.
 	return isHost && err == nil && scheme+port != "http80" && scheme+port != "https443"
 }
 
@@ -374,7 +375,7 @@ func (r *room) handler(origin string) http.Handler {
 	mux.HandleFunc("POST /message", r.post)
 	mux.HandleFunc("GET /events", r.events)
 	protection := http.NewCrossOriginProtection()
-	protection.AddTrustedOrigin(origin) // This fails only if origin is empty, and then adds none.
+	protection.AddTrustedOrigin(origin) // This fails only for an empty origin, which adds nothing.
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if origin != "" {
 			w.Header().Set("Access-Control-Allow-Origin", origin)
@@ -409,8 +410,8 @@ func protectPage(w http.ResponseWriter) (nonce string) {
 // forever, and a burst would cost a system call for each message to each reader.
 
 const writeTimeout = 30 * time.Second        // for a client to accept one write
-const batchSize = 64 << 10                   // bytes; what a stalled reader keeps in memory
-const pausePerStream = 30 * time.Microsecond // what each stream adds to the pause between wakes
+const batchSize = 64 << 10                   // bytes; a stalled reader keeps one batch in memory
+const pausePerStream = 30 * time.Microsecond // each stream adds this to the pause between wakes
 
 // write sends events. It fails if the client has gone or does not accept them within writeTimeout.
 func (s *stream) write(events []byte) error {
@@ -427,7 +428,7 @@ type batch struct {
 	lastID int64 // the id of the last event
 }
 
-// store appends m's event to b, or to a new batch if it does not fit there.
+// store appends m's event to b, or to a new batch if b has no room for it.
 func (m *message) store(b *batch) {
 	event := m.format()
 	if len(b.events)+len(event) > cap(b.events) {
@@ -438,8 +439,8 @@ func (m *message) store(b *batch) {
 	b.lastID = m.ID
 }
 
-// wakeSoon calls wake, at once or after a pause about as long as all streams take to write, so that
-// in a burst, each write sends many messages. Without pauses, bursts take three times as long.
+// wakeSoon calls wake at once or, in a burst, after a pause about as long as all streams take to
+// write, so that each write sends many messages. Without pauses, bursts take three times as long.
 func (r *room) wakeSoon() {
 	r.mu.Lock()
 	pause := pausePerStream * time.Duration(len(r.streams))
@@ -454,8 +455,8 @@ type throttle struct {
 	pending bool       // whether that call is scheduled
 }
 
-// do calls f now, or when the pause after f's last call is over. All calls in that time cause one
-// call of f. pause is the minimum time from this call of f to the next.
+// do calls f now, or when the pause after f's last call is over. All calls of do during a
+// pause cause one call of f. pause is the minimum time from this call of f to the next.
 func (t *throttle) do(f func(), pause time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -487,7 +488,7 @@ func newRoom() *room {
 		streams: make(map[*stream]bool),
 		left:    make(map[string]time.Time),
 	}
-	r.announce() // so that each stream starts with the event users at once
+	r.announce() // Each stream starts with the event users, which this prepares.
 	return r
 }
 
@@ -537,5 +538,5 @@ func serve(ctx context.Context, listener net.Listener, handler http.Handler) err
 	timeout, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
 	server.Shutdown(timeout)
-	return server.Close() // cuts off the requests that have not finished
+	return server.Close() // This cuts off the requests that have not finished.
 }
