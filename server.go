@@ -56,7 +56,7 @@ type room struct {
 	waking, announcing throttle // limit how often wake and announce run
 }
 
-// A stream is an open response to GET /events. Only its handler may use w, and only while it runs.
+// A stream is an open response to GET /events. Only its handler uses w, until the handler returns.
 type stream struct {
 	w      http.ResponseWriter
 	wake   chan struct{} // buffers one signal, which means that there may be more to write
@@ -65,8 +65,8 @@ type stream struct {
 	users  string        // the value of room.users that was written last
 }
 
-// A messageLog holds the latest messages, oldest first. It is never empty. Its first entry only
-// marks the start of the log, which has every message after that entry's id.
+// A messageLog holds the latest messages, oldest first. Its first entry always exists, but is
+// never sent. The log has every message after that entry's id.
 type messageLog []message
 
 // A message is one entry in the log.
@@ -164,7 +164,7 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 func (r *room) next(s *stream) (events []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if s.users != r.users {
+	if s.users != r.users { // This is always so for a new stream.
 		s.users = r.users
 		return fmt.Appendf(nil, "event: users\ndata: %s\nid: %d\n\n", s.users, s.lastID)
 	}
@@ -195,7 +195,7 @@ func (l messageLog) latest(n int) messageLog { return l[max(0, len(l)-1-n):] }
 // keeps its last id until it gets that event, so if the connection breaks first, it is told again.
 func (l messageLog) after(id int64) (events []byte, lastID int64) {
 	place := max(id, l[0].ID) // Messages between these two may be gone.
-	if id > l.newest().ID {   // The server was restarted with its clock set back.
+	if id > l.newest().ID {   // The clock was set back, or the id is made up.
 		place = l.latest(latestSize)[0].ID
 	}
 	if place != id { // Without its data line, clients would ignore this event.
@@ -315,8 +315,8 @@ func (r *room) subscribe(s *stream) {
 	}
 }
 
-// unsubscribe removes s from the streams. The name stays listed for returnTime, because
-// somebody who reloads the page has not left.
+// unsubscribe removes s from the streams. Its name stays listed until announce runs after
+// returnTime, because somebody who reloads the page has not left.
 func (r *room) unsubscribe(s *stream) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -396,7 +396,8 @@ func (r *room) handler(origin string) http.Handler {
 	})
 }
 
-// protectPage sets security headers that allow only the script and style with the nonce it returns.
+// protectPage sets the page's security headers. It returns a nonce, which every script and style
+// must have.
 func protectPage(w http.ResponseWriter) (nonce string) {
 	nonce = cryptorand.Text()
 	w.Header().Set("Cache-Control", "no-store")
@@ -524,7 +525,7 @@ func serve(ctx context.Context, listener net.Listener, handler http.Handler) err
 	server := &http.Server{
 		Handler:      handler,
 		ReadTimeout:  readTimeout,  // for a request to arrive; it does not limit a stream
-		WriteTimeout: writeTimeout, // for a whole response, but a stream resets it at each write
+		WriteTimeout: writeTimeout, // includes readTimeout, so it is longer; a stream resets it
 		// Every request's context derives from ctx, so the streams end with it.
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
