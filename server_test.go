@@ -455,7 +455,7 @@ func TestProcess(t *testing.T) {
 		{"stray argument", []string{"-addr", "localhost:0", ":4226"}, nil, 1, `":4226"`},
 		{"invalid origin", []string{"-origin", "app.example"}, nil, 1, `"app.example"`},
 		{"help", []string{"-h"}, nil, 0, `(default "localhost:3000")`},
-		{"all addresses", []string{"-addr", ":0"}, os.Interrupt, 0, "http://localhost:"},
+		{"no host", []string{"-addr=:0", "-origin=http://a"}, os.Interrupt, 0, "http://localhost:"},
 		{"SIGTERM", []string{"-addr", "127.0.0.1:0"}, syscall.SIGTERM, 0, "http://127.0.0.1:"},
 		{"second ^C", []string{"-addr", "127.0.0.1:0"}, os.Interrupt, -1, "http://127.0.0.1:"},
 	}
