@@ -53,7 +53,7 @@ type room struct {
 	users   string               // who is here, as JSON
 	left    map[string]time.Time // names of streams that ended recently, and when
 
-	waking, announcing throttle // limit how often wake and announce run
+	wakes, announcements throttle // limit how often wake and announce run
 }
 
 // A stream is an open response to GET /events. Only its handler uses w, until the handler returns.
@@ -311,7 +311,7 @@ func (r *room) subscribe(s *stream) {
 	}
 	r.mu.Unlock()
 	if s.name != "" {
-		r.announcing.do(r.announce, announcePause)
+		r.announcements.do(r.announce, announcePause)
 	}
 }
 
@@ -323,7 +323,7 @@ func (r *room) unsubscribe(s *stream) {
 	delete(r.streams, s)
 	if s.name != "" {
 		r.left[s.name] = time.Now()
-		time.AfterFunc(returnTime, func() { r.announcing.do(r.announce, announcePause) })
+		time.AfterFunc(returnTime, func() { r.announcements.do(r.announce, announcePause) })
 	}
 }
 
@@ -446,7 +446,7 @@ func (r *room) wakeSoon() {
 	r.mu.Lock()
 	pause := pausePerStream * time.Duration(len(r.streams))
 	r.mu.Unlock()
-	r.waking.do(r.wake, pause)
+	r.wakes.do(r.wake, pause)
 }
 
 // A throttle limits how often a function runs.
