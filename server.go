@@ -65,8 +65,8 @@ type stream struct {
 	users  string        // the value of room.users that was written last
 }
 
-// A messageLog holds the latest messages, oldest first. Its first entry always exists, but is
-// never sent. The log has every message after that entry's id.
+// A messageLog holds the latest messages, oldest first. Its first entry always exists, but only
+// marks the start: the log has every message after that entry's id.
 type messageLog []message
 
 // A message is one entry in the log.
@@ -75,8 +75,7 @@ type message struct {
 	Name  string    `json:"name"`
 	Text  string    `json:"message"`
 	Time  time.Time `json:"time"`
-	batch *batch    // the batch that holds its event, encoded once for all readers
-	start int       // where its event starts in the batch
+	event []byte    // its event, encoded once for all readers
 }
 
 // page serves the HTML page with the latest messages and the id after which its script resumes.
@@ -181,7 +180,7 @@ func (m message) format() []byte {
 
 // add appends a message, and drops the oldest if there are more than historySize.
 func (l *messageLog) add(m message) {
-	m.store(l.newest().batch)
+	m.event = l.store(m.format())
 	*l = append(*l, m).latest(historySize)
 }
 
@@ -190,7 +189,7 @@ func (l messageLog) newest() message { return l[len(l)-1] }
 // latest returns the latest n messages, preceded by one entry that is not sent.
 func (l messageLog) latest(n int) messageLog { return l[max(0, len(l)-1-n):] }
 
-// after returns the next events after an id, from one batch, and the id of the last of them. If
+// after returns the next events after an id, not always all, and the id of the last of them. If
 // messages after the id may be missing, it returns an event that says so, and a new place. A reader
 // keeps its last id until it gets that event, so if the connection breaks first, it is told again.
 func (l messageLog) after(id int64) (events []byte, lastID int64) {
@@ -205,8 +204,7 @@ func (l messageLog) after(id int64) (events []byte, lastID int64) {
 	if next == len(l) {
 		return nil, id
 	}
-	batch := l[next].batch
-	return batch.events[l[next].start:], batch.lastID
+	return l[next:].joined()
 }
 
 // PART TWO: WHAT A PUBLIC CHAT NEEDS (one section for each danger)
@@ -411,7 +409,7 @@ func protectPage(w http.ResponseWriter) (nonce string) {
 // forever, and a burst would cost a system call for each message to each reader.
 
 const writeTimeout = 30 * time.Second        // for a client to accept one write
-const batchSize = 64 << 10                   // bytes; a stalled reader keeps one batch in memory
+const arraySize = 64 << 10                   // bytes of events that one Write can send
 const pausePerStream = 30 * time.Microsecond // each stream adds this to the pause between wakes
 
 // write sends events. It fails if the client has gone or does not accept them within writeTimeout.
@@ -422,22 +420,30 @@ func (s *stream) write(events []byte) error {
 	return response.Flush() // Flush also returns any error from Write.
 }
 
-// A batch holds the events of consecutive messages, so that one Write can send them all. Its bytes
-// never change or move, so streams can send them without holding the lock.
-type batch struct {
-	events []byte
-	lastID int64 // the id of the last event
+// store copies event to where the newest event ends in its array, so that one Write can send both.
+// If there is no room for it, it begins a new array. store returns the copy. Stored bytes never
+// change, so streams can send them without holding the lock.
+func (l messageLog) store(event []byte) []byte {
+	newest := l.newest().event
+	if len(newest)+len(event) > cap(newest) {
+		newest = make([]byte, 0, arraySize)
+	}
+	return append(newest, event...)[len(newest):]
 }
 
-// store appends m's event to b, or to a new batch if b has no room for it.
-func (m *message) store(b *batch) {
-	event := m.format()
-	if len(b.events)+len(event) > cap(b.events) {
-		b = &batch{events: make([]byte, 0, batchSize)}
+// joined returns the events of l that share an array with the first one, as one slice, and the id
+// of the last of them.
+func (l messageLog) joined() (events []byte, lastID int64) {
+	array := l[0].event[:cap(l[0].event)]
+	size := 0
+	for _, m := range l {
+		if size+len(m.event) > len(array) {
+			break // This event begins a new array.
+		}
+		size += len(m.event)
+		lastID = m.ID
 	}
-	m.batch, m.start = b, len(b.events)
-	b.events = append(b.events, event...)
-	b.lastID = m.ID
+	return array[:size], lastID
 }
 
 // wakeSoon calls wake at once or, in a burst, after a pause about as long as all streams take to
@@ -485,7 +491,7 @@ var index = template.Must(template.New("index.html").Parse(indexHTML))
 // newRoom returns an empty room.
 func newRoom() *room {
 	r := &room{
-		log:     messageLog{{ID: time.Now().UnixMicro(), batch: new(batch)}},
+		log:     messageLog{{ID: time.Now().UnixMicro()}},
 		streams: make(map[*stream]bool),
 		left:    make(map[string]time.Time),
 	}
@@ -525,7 +531,7 @@ func serve(ctx context.Context, listener net.Listener, handler http.Handler) err
 	server := &http.Server{
 		Handler:      handler,
 		ReadTimeout:  readTimeout,  // for a request to arrive; it does not limit a stream
-		WriteTimeout: writeTimeout, // includes readTimeout, so it is longer; a stream resets it
+		WriteTimeout: writeTimeout, // also runs while a body arrives; a stream resets it
 		// Every request's context derives from ctx, so the streams end with it.
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
