@@ -437,8 +437,8 @@ func (l messageLog) joined() (events []byte, lastID int64) {
 	array := l[0].event[:cap(l[0].event)]
 	size := 0
 	for _, m := range l {
-		if size+len(m.event) > len(array) {
-			break // This event begins a new array.
+		if size == len(array) || &m.event[0] != &array[size] {
+			break // This event is in another array.
 		}
 		size += len(m.event)
 		lastID = m.ID
