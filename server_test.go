@@ -453,7 +453,7 @@ func TestProcess(t *testing.T) {
 	}{
 		{"port in use", []string{"-addr", taken}, nil, 1, taken},
 		{"stray argument", []string{"-addr", "localhost:0", ":4226"}, nil, 1, `":4226"`},
-		{"invalid origin", []string{"-origin", "app.example"}, nil, 1, `"app.example"`},
+		{"invalid origin", []string{"-origin", "http://A"}, nil, 1, `"http://A" is not an origin`},
 		{"help", []string{"-h"}, nil, 0, `(default "localhost:3000")`},
 		{"no host", []string{"-addr=:0", "-origin=http://a"}, os.Interrupt, 0, "http://localhost:"},
 		{"SIGTERM", []string{"-addr", "127.0.0.1:0"}, syscall.SIGTERM, 0, "http://127.0.0.1:"},
