@@ -65,8 +65,8 @@ type stream struct {
 	users  string        // the value of room.users that was written last
 }
 
-// A messageLog holds the latest messages, oldest first. Its first entry always exists, but only
-// marks the start: the log has every message after that entry's id.
+// A messageLog holds one entry that is not sent, and then the latest messages, oldest first. It
+// has every message whose id is greater than that of the first entry.
 type messageLog []message
 
 // A message is one entry in the log.
@@ -135,10 +135,11 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	if s == nil {
 		return
 	}
-	r.subscribe(s)
+	r.subscribe(s) // A reader without an id gets a place before the latest messages.
 	defer r.unsubscribe(s)
-	// These lines begin the event that r.next returns. Alone, they would be an empty event to some
-	// clients. Clients reconnect after retry milliseconds, which are random to spread the load.
+	// No blank line follows, so these lines begin the event that r.next returns. Alone, they would
+	// be an empty event to some clients. Clients wait retry milliseconds before they reconnect; the
+	// number is random to spread the load.
 	fmt.Fprintf(w, "retry: %d\nid: %d\n", 1000+rand.IntN(1001), s.lastID)
 	beat := time.Tick(heartbeat)
 	for {
@@ -189,9 +190,9 @@ func (l messageLog) newest() message { return l[len(l)-1] }
 // latest returns the latest n messages, preceded by one entry that is not sent.
 func (l messageLog) latest(n int) messageLog { return l[max(0, len(l)-1-n):] }
 
-// after returns the next events after an id, not always all, and the id of the last of them. If
-// messages after the id may be missing, it returns an event that says so, and a new place. A reader
-// keeps its last id until it gets that event, so if the connection breaks first, it is told again.
+// after returns the next events after an id, perhaps not all, and the id of the last of them. If
+// messages after the id may be missing, it returns an event that says so, and a new place. If that
+// event is lost with the connection, the client comes back with its old id, and is told again.
 func (l messageLog) after(id int64) (events []byte, lastID int64) {
 	place := max(id, l[0].ID) // Messages between these two may be gone.
 	if id > l.newest().ID {   // The clock was set back, or the id is made up.
@@ -313,8 +314,8 @@ func (r *room) subscribe(s *stream) {
 	}
 }
 
-// unsubscribe removes s from the streams. Its name stays listed until announce runs after
-// returnTime, because somebody who reloads the page has not left.
+// unsubscribe removes s from the streams. Its name stays listed for at least returnTime,
+// because somebody who reloads the page has not left.
 func (r *room) unsubscribe(s *stream) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -382,9 +383,11 @@ func (r *room) handler(origin string) http.Handler {
 				return // Browsers send this preflight before a cross-origin JSON post.
 			}
 		}
-		check := *req // a copy, because mux needs the original
+		check := *req // a copy, because mux must see the real method
 		if req.URL.Path == "/events" {
-			check.Method = http.MethodPost // Check allows any GET, but this one adds a name.
+			// Check allows any GET, but this one adds a name. Over plain HTTP, except on localhost,
+			// browsers do not always say which site a GET comes from, and then it passes.
+			check.Method = http.MethodPost
 		}
 		if protection.Check(&check) != nil {
 			http.Error(w, "A page from another origin may not do this.", http.StatusForbidden)
@@ -420,9 +423,9 @@ func (s *stream) write(events []byte) error {
 	return response.Flush() // Flush also returns any error from Write.
 }
 
-// store copies event to where the newest event ends in its array, so that one Write can send both.
-// If there is no room for it, it begins a new array. store returns the copy. Stored bytes never
-// change, so streams can send them without holding the lock.
+// store appends event to the newest event's array, so that one Write can send both. If there is no
+// room, it begins a new array. It returns the stored copy. Stored bytes never change, so streams
+// can send them without holding the lock.
 func (l messageLog) store(event []byte) []byte {
 	newest := l.newest().event
 	if len(newest)+len(event) > cap(newest) {
