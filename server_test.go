@@ -999,7 +999,10 @@ func open(t *testing.T, url string, script ...string) *window {
 	}
 	port := strings.TrimSuffix(launch(t, "chromedriver", "--port=0").at, ".")
 	w := &window{t: t, session: "http://127.0.0.1:" + port + "/session"}
-	args := []string{"--headless=new", "--lang=en-US", "--no-sandbox"} // Containers lack it.
+	args := []string{"--headless=new", "--lang=en-US"}
+	if os.Getuid() == 0 {
+		args = append(args, "--no-sandbox") // Root cannot use the sandbox.
+	}
 	var made struct{ SessionID string }
 	w.do("POST", "", dict{"capabilities": dict{"alwaysMatch": dict{
 		"goog:loggingPrefs": dict{"browser": "ALL"}, "goog:chromeOptions": dict{"args": args},
@@ -1181,7 +1184,6 @@ func TestReadme(t *testing.T) {
 	code := between(readme, "```go\n", "\n```\n")
 	contains(t, "The README's code", code, "type smallChat")
 	contains(t, "This file", string(tests), code)
-
 	numbers := map[string]string{
 		"`historySize`": fmt.Sprint(historySize), "`maxMessage`": fmt.Sprint(maxMessage),
 		"`maxName`": fmt.Sprint(maxName), "`shutdownTimeout`": fmt.Sprint(shutdownTimeout),
@@ -1316,10 +1318,8 @@ func (n network) dial(context.Context, string, string) (net.Conn, error) {
 }
 
 func (n network) Accept() (net.Conn, error) {
-	if conn, ok := <-n; ok {
-		return conn, nil
-	}
-	return nil, net.ErrClosed
+	conn, isOpen := <-n
+	return conn, map[bool]error{false: net.ErrClosed}[isOpen]
 }
 
 func (n network) Close() error   { close(n); return nil }
