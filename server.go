@@ -65,8 +65,8 @@ type stream struct {
 	users  string        // the value of room.users that was written last
 }
 
-// A messageLog holds one entry that is not sent, and then the latest messages, oldest first. It
-// has every message whose id is greater than that of the first entry.
+// A messageLog holds one entry that only marks its start, and then the latest messages, oldest
+// first. It has every message whose id is greater than that of the first entry.
 type messageLog []message
 
 // A message is one entry in the log.
@@ -187,7 +187,7 @@ func (l *messageLog) add(m message) {
 
 func (l messageLog) newest() message { return l[len(l)-1] }
 
-// latest returns the latest n messages, preceded by one entry that is not sent.
+// latest returns the latest n messages, preceded by the entry that marks their start.
 func (l messageLog) latest(n int) messageLog { return l[max(0, len(l)-1-n):] }
 
 // after returns the next events after an id, perhaps not all, and the id of the last of them. If
@@ -314,8 +314,8 @@ func (r *room) subscribe(s *stream) {
 	}
 }
 
-// unsubscribe removes s from the streams. Its name stays listed for at least returnTime,
-// because somebody who reloads the page has not left.
+// unsubscribe removes s from the streams. Its name stays listed for at least returnTime, because
+// somebody who reloads the page has not left.
 func (r *room) unsubscribe(s *stream) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -347,8 +347,8 @@ func (r *room) announce() {
 }
 
 // Other sites. Without this, a page on any site could post through its visitors' browsers (CSRF),
-// or open streams that add names to the list. With -origin, one other site may read and post
-// as our page does (CORS). CSP blocks scripts injected into our page.
+// or open streams that add names to the list. With -origin, one other site may read and post as
+// our page does (CORS). CSP blocks scripts injected into our page.
 
 // originPattern matches a scheme, a host name or an IP address, and perhaps a port.
 var originPattern = regexp.MustCompile(
@@ -412,7 +412,7 @@ func protectPage(w http.ResponseWriter) (nonce string) {
 // forever, and a burst would cost a system call for each message to each reader.
 
 const writeTimeout = 30 * time.Second        // for a client to accept one write
-const arraySize = 64 << 10                   // bytes of events that one Write can send
+const arraySize = 64 << 10                   // bytes in one write; a stalled reader keeps as many
 const pausePerStream = 30 * time.Microsecond // each stream adds this to the pause between wakes
 
 // write sends events. It fails if the client has gone or does not accept them within writeTimeout.
@@ -465,8 +465,8 @@ type throttle struct {
 	pending bool       // whether that call is scheduled
 }
 
-// do calls f now, or when the pause after f's last call is over. All calls of do during a
-// pause cause one call of f. pause is the minimum time from this call of f to the next.
+// do calls f now, or when the pause after f's last call is over. All calls of do during a pause
+// cause one call of f. pause is the minimum time from this call of f to the next.
 func (t *throttle) do(f func(), pause time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
