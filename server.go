@@ -1,13 +1,22 @@
-// Ssechat is a group chat over Server-Sent Events, or SSE (HTML standard §9.2).
+// Ssechat is a group chat over Server-Sent Events, or SSE (HTML standard §9.2). To see it, run
 //
 //	go run server.go
 //
-// Then open http://localhost:3000 in two browser tabs.
+// and open http://localhost:3000 in two browser tabs.
 //
-// The server keeps the latest messages in one list, the log. POST /message appends a message to
-// it. GET /events gives a reader a stream, a response that does not end. Each stream has a place
-// in the log, the id after which it continues. It writes all messages after that place, and then
-// waits for more. New, slow, and reconnecting readers differ only in their place.
+// The server answers a reader's GET /events with a stream, a response that does not end. For each
+// message, the stream carries one event, which ends with a blank line:
+//
+//	data: {"name":"Ada","message":"Hello","time":"2026-11-20T17:41:26.294003Z"}
+//	id: 1795196480000042
+//
+// If the connection breaks, the browser reconnects automatically, and its Last-Event-ID header then
+// has the id of the last event that it received.
+//
+// The server keeps the latest messages in its log, to which POST /message appends. Each stream has
+// a place in the log, the id after which it continues. It writes the messages after its place
+// until there are no more, and then waits to be woken. New, slow, and reconnecting readers differ
+// only in their places.
 package main
 
 import (
@@ -29,9 +38,7 @@ import (
 	"net/http"
 	"net/url"
 	"os/signal"
-	"regexp"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,55 +48,70 @@ import (
 
 // PART ONE: THE CHAT
 
-const historySize = 10_000         // messages kept; a reader that falls further behind misses some
-const latestSize = 200             // messages that the page and a new reader start with
-const heartbeat = 15 * time.Second // interval; proxies and phones close silent connections
+const logSize = 10_000                // messages kept; a reader further behind misses some
+const latestSize = 200                // messages that the page and a new reader start with
+const heartbeat = 15 * time.Second    // because proxies and phones close idle connections
+const pause = 50 * time.Millisecond   // the least time between a stream's flushes
+const writeTimeout = 30 * time.Second // for a reader to accept ten events
 
-// A room holds the state of the chat: the log, the open streams, and who is here.
+// A room holds the state of the chat. It is only in memory, so a restart loses it. mu is not held
+// during a write to a reader, or a slow reader would stop everyone.
 type room struct {
-	mu      sync.Mutex // guards log, streams, users, and left; not held during a write to a client
-	log     messageLog
-	streams map[*stream]bool
-	users   string               // who is here, as JSON
-	left    map[string]time.Time // names of streams that ended recently, and when
-
-	wakes, announcements throttle // limit how often wake and announce run
+	mu       sync.Mutex           // guards the fields below
+	lastID   int64                // the newest id; ids are consecutive
+	log      []message            // the latest messages, oldest first
+	streams  map[*stream]bool     // the open streams
+	lastSeen map[string]time.Time // when each name last had a stream; for updateUsers
+	users    string               // who is here, as JSON; set by updateUsers
 }
 
-// A stream is an open response to GET /events. Only its handler uses w, until the handler returns.
+// A stream is an open response to GET /events.
 type stream struct {
-	w      http.ResponseWriter
-	wake   chan struct{} // buffers one signal, which means that there may be more to write
-	name   string        // the reader's name; empty if the reader is not listed
-	lastID int64         // the stream's place: the id after which it continues
-	users  string        // the value of room.users that was written last
+	w         http.ResponseWriter // used only by the stream's own handler
+	wake      chan struct{}       // buffers one signal that there may be more to write
+	name      string              // the reader's name, or empty if it is not listed
+	lastID    int64               // the stream's place, after which it continues
+	sentUsers string              // the value of room.users that it has written
 }
 
-// A messageLog holds one entry that only marks its start, and then the latest messages, oldest
-// first. It has every message whose id is greater than that of the first entry.
-type messageLog []message
-
-// A message is one entry in the log.
+// A message is what someone posted.
 type message struct {
-	ID    int64     `json:"-"` // the time in microseconds, so a restart does not reuse ids
+	ID    int64     `json:"-"` // The event has its own line for this.
 	Name  string    `json:"name"`
 	Text  string    `json:"message"`
 	Time  time.Time `json:"time"`
-	event []byte    // its event, encoded once for all readers
+	event string    // the message as every stream carries it
+}
+
+// newRoom returns an empty room and updates its users until ctx is done. Ids start at the time in
+// microseconds, so that a restarted server reuses none.
+func newRoom(ctx context.Context) *room {
+	r := &room{
+		lastID:   time.Now().UnixMicro(),
+		streams:  make(map[*stream]bool),
+		lastSeen: make(map[string]time.Time),
+		users:    `{"count":0,"names":[]}`,
+	}
+	go r.updateUsers(ctx)
+	return r
 }
 
 // page serves the HTML page with the latest messages and the id after which its script resumes.
 func (r *room) page(w http.ResponseWriter, _ *http.Request) {
+	nonce := protectPage(w)
 	r.mu.Lock()
-	latest := slices.Clone(r.log.latest(latestSize)) // A slow client must not keep the whole log.
+	latest := slices.Clone(r.log[max(0, len(r.log)-latestSize):])
+	data := map[string]any{"Messages": latest, "LastID": r.lastID, "Nonce": nonce}
 	r.mu.Unlock()
-	after := latest.newest().ID
-	data := map[string]any{"Messages": latest[1:], "After": after, "Nonce": protectPage(w)}
-	index.Execute(w, data) // This fails only if the client has gone, or is too slow.
+	index.Execute(w, data) // It fails only if the client has gone or is slow.
 }
 
+const formType = "application/x-www-form-urlencoded"
+const jsonType = "application/json"
+
 // post publishes a message. It answers a form with a redirect to the page, so that posting works
-// without JavaScript and reloading the page does not post again.
+// without JavaScript, and reloading the page does not post again. It answers JSON with the data
+// that readers get.
 func (r *room) post(w http.ResponseWriter, req *http.Request) {
 	kind, _, _ := mime.ParseMediaType(req.Header.Get("Content-Type"))
 	name, text, ok := readPost(w, req, kind)
@@ -105,276 +127,238 @@ func (r *room) post(w http.ResponseWriter, req *http.Request) {
 	json.NewEncoder(w).Encode(m)
 }
 
-// publish appends a message to the log, and wakes the streams.
+// publish encodes a message once for all readers, appends it to the log, and wakes the streams.
+// JSON escapes LF and CR, so the data is one line, and a message cannot contain a fake event. The
+// data comes before the id, because some clients store an id before they have the whole event.
 func (r *room) publish(name, text string) message {
 	r.mu.Lock()
-	id := max(r.log.newest().ID+1, time.Now().UnixMicro()) // Ids rise even if the clock does not.
-	m := message{ID: id, Name: name, Text: text, Time: time.UnixMicro(id).UTC()}
-	r.log.add(m)
-	r.mu.Unlock()
-	r.wakeSoon()
+	defer r.mu.Unlock()
+	r.lastID++
+	m := message{ID: r.lastID, Name: name, Text: text, Time: time.Now().UTC()}
+	data, _ := json.Marshal(m) // Encoding strings and a time cannot fail.
+	m.event = fmt.Sprintf("data: %s\nid: %d\n\n", data, m.ID)
+	r.log = append(r.log, m)
+	if len(r.log) > logSize {
+		r.log = r.log[1:] // The first is freed when append next copies the log.
+	}
+	r.wakeAll()
 	return m
 }
 
-// wake tells all streams that there may be more to write.
-func (r *room) wake() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+// wakeAll wakes every stream to write what is new. The caller must hold r.mu.
+func (r *room) wakeAll() {
 	for s := range r.streams {
 		select {
 		case s.wake <- struct{}{}:
-		default: // An earlier signal is still in the buffer.
+		default: // One is pending, and write writes all there is.
 		}
 	}
 }
 
-// events serves a stream. Its loop writes the events from next, and waits when there are none.
+// events serves a stream until the reader leaves or the server stops. It registers the stream
+// before writing anything, so that no wake-up is missed.
 func (r *room) events(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
-	s := newStream(w, req) // Its place is the last id that the client sent, if any.
-	if s == nil {
+	w.Header().Set("Cache-Control", "no-cache, no-transform") // Compression delays events.
+	w.Header().Set("X-Accel-Buffering", "no")                 // So does buffering in nginx.
+	if req.Method == http.MethodHead {
+		return // ServeMux routes HEAD requests here, too.
+	}
+	query, err := url.ParseQuery(req.URL.RawQuery)
+	if err != nil {
+		http.Error(w, "The query is malformed.", http.StatusBadRequest)
 		return
 	}
-	r.subscribe(s) // A reader without an id gets a place before the latest messages.
-	defer r.unsubscribe(s)
-	// No blank line follows, so these lines begin the event that r.next returns. Alone, they would
-	// be an empty event to some clients. Clients wait retry milliseconds before they reconnect; the
-	// number is random to spread the load.
-	fmt.Fprintf(w, "retry: %d\nid: %d\n", 1000+rand.IntN(1001), s.lastID)
+	// When a browser reconnects, its URL is the old one, so the header is newer than the query.
+	after := cmp.Or(req.Header.Get("Last-Event-ID"), query.Get("after"))
+	lastID, idErr := strconv.ParseUint(after, 10, 63) // 63 bits, so that it fits an int64
+	s := &stream{w: w, wake: make(chan struct{}, 1), lastID: int64(lastID)}
+	s.name = cleanName(query.Get("name"))
+	r.mu.Lock()
+	r.streams[s] = true
+	if idErr != nil { // A bad id counts as none: browsers give up after a 400.
+		s.lastID = r.lastID - int64(min(len(r.log), latestSize))
+	}
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		delete(r.streams, s)
+		r.lastSeen[s.name] = time.Now()
+		r.mu.Unlock()
+	}()
 	beat := time.Tick(heartbeat)
-	for {
-		events := r.next(s)
-		if events == nil {
-			select {
-			case <-s.wake:
-				continue
-			case <-beat:
-				events = []byte(":\n") // This comment is no event, so no blank line follows.
-			case <-req.Context().Done():
-				return // The client has gone, or the server is stopping.
-			}
+	for r.write(s) == nil { // If it fails, the reader reconnects with its last id.
+		written := time.Now()
+		select {
+		case <-s.wake:
+		case <-beat:
+			s.sentUsers = "" // so that next returns the users again
+		case <-req.Context().Done():
+			return
 		}
-		if s.write(events) != nil {
-			return // The reader will reconnect with the last id that it got.
+		time.Sleep(pause - time.Since(written)) // so that the messages of a burst share a flush
+	}
+}
+
+// write writes what next returns for s, until there is no more. It fails if the reader has gone or
+// does not accept ten events within writeTimeout. Joining events in a buffer would save system
+// calls, but a stalled reader would keep that buffer.
+func (r *room) write(s *stream) error {
+	controller := http.NewResponseController(s.w)
+	for {
+		controller.SetWriteDeadline(time.Now().Add(writeTimeout))
+		for range 10 { // To renew it for each would cost half as much as writing.
+			event := r.next(s)
+			if event == "" {
+				return controller.Flush()
+			}
+			io.WriteString(s.w, event) // Flush reports the first error.
 		}
 	}
 }
 
-// next returns events for s to write, or nil if there are none, and moves s.lastID past them.
-func (r *room) next(s *stream) (events []byte) {
+// next returns the next event for s, or "" if there is none, and moves s past it.
+//
+// Every event has an id, the place to resume from, because Firefox forgets the last id at an event
+// without one. Every event has JSON data, because many clients parse all data as JSON.
+func (r *room) next(s *stream) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if s.users != r.users { // This is always so for a new stream.
-		s.users = r.users
-		return fmt.Appendf(nil, "event: users\ndata: %s\nid: %d\n\n", s.users, s.lastID)
-	}
-	events, s.lastID = r.log.after(s.lastID)
-	return events
-}
-
-// format encodes m as an event, which ends with a blank line (HTML §9.2.5). Its JSON has no line
-// breaks, so nobody can fake an event. The id is last because some clients store it at once.
-func (m message) format() []byte {
-	data, _ := json.Marshal(m) // Encoding strings and a time cannot fail.
-	return fmt.Appendf(nil, "data: %s\nid: %d\n\n", data, m.ID)
-}
-
-// add appends a message, and drops the oldest if there are more than historySize.
-func (l *messageLog) add(m message) {
-	m.event = l.store(m.format())
-	*l = append(*l, m).latest(historySize)
-}
-
-func (l messageLog) newest() message { return l[len(l)-1] }
-
-// latest returns the latest n messages, preceded by the entry that marks their start.
-func (l messageLog) latest(n int) messageLog { return l[max(0, len(l)-1-n):] }
-
-// after returns the next events after an id, perhaps not all, and the id of the last of them. If
-// messages after the id may be missing, it returns an event that says so, and a new place. If that
-// event is lost with the connection, the client comes back with its old id, and is told again.
-func (l messageLog) after(id int64) (events []byte, lastID int64) {
-	place := max(id, l[0].ID) // Messages between these two may be gone.
-	if id > l.newest().ID {   // The clock was set back, or the id is made up.
-		place = l.latest(latestSize)[0].ID
-	}
-	if place != id { // Without its data line, clients would ignore this event.
-		return fmt.Appendf(nil, "event: missed\ndata:\nid: %d\n\n", place), place
-	}
-	next := sort.Search(len(l), func(i int) bool { return l[i].ID > id })
-	if next == len(l) {
-		return nil, id
-	}
-	return l[next:].joined()
-}
-
-// PART TWO: WHAT A PUBLIC CHAT NEEDS (one section for each danger)
-
-// Input and its limits. Without them, one request could use up all memory, a malformed form would
-// be reported as a blank message, and a name of a thousand lines would fill everybody's page.
-
-const maxName = 50       // characters; index.html has the number, too
-const maxMessage = 2000  // characters
-const maxBody = 64 << 10 // bytes; the longest message, 2,000 emoji, takes 24,000 in a form
-const formType = "application/x-www-form-urlencoded"
-const jsonType = "application/json"
-
-var badName = fmt.Sprintf("A name must be one line of at most %d characters.", maxName)
-
-// readPost returns the name and the text of a post. If it has refused the post, ok is false.
-func readPost(w http.ResponseWriter, req *http.Request, kind string) (name, text string, ok bool) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody))
-	var post struct{ Name, Message string }
-	if kind == jsonType && err == nil {
-		err = json.Unmarshal(body, &post)
-	}
-	if kind == formType && err == nil {
-		var form url.Values
-		form, err = url.ParseQuery(string(body)) // req.FormValue would ignore this error.
-		post.Name, post.Message = form.Get("name"), form.Get("message")
-	}
-	name, text = cmp.Or(clean(post.Name), "guest"), clean(post.Message)
-	status, reason := http.StatusBadRequest, ""
+	start := r.lastID - int64(len(r.log)) // the place before the oldest message in the log
 	switch {
-	case kind != formType && kind != jsonType:
-		status, reason = http.StatusUnsupportedMediaType, "Send a URL-encoded form or JSON."
-	case errors.As(err, new(*http.MaxBytesError)):
-		status = http.StatusRequestEntityTooLarge
-		reason = fmt.Sprintf("A post is limited to %d bytes.", maxBody)
-	case errors.As(err, new(*json.UnmarshalTypeError)):
-		reason = "Send a JSON object whose name and message are strings."
-	case err != nil:
-		reason = "The form or JSON is malformed or incomplete."
-	case len([]rune(text)) > maxMessage:
-		status = http.StatusRequestEntityTooLarge
-		reason = fmt.Sprintf("A message is limited to %d characters.", maxMessage)
-	case text == "":
-		reason = "The message is blank."
-	case !isName(name):
-		reason = badName
-	default:
-		return name, text, true
+	case s.sentUsers != r.users: // First, so that no backlog delays it; a new stream has sent none.
+		s.sentUsers = r.users
+		retry := 1000 + rand.IntN(1000) // ms; random, so that not all readers reconnect at once
+		return fmt.Sprintf("event: users\ndata: %s\nid: %d\nretry: %d\n\n",
+			s.sentUsers, s.lastID, retry)
+	case s.lastID < start || s.lastID > r.lastID: // The place is too old, or unknown.
+		s.lastID = start
+		return fmt.Sprintf("event: missed\ndata: {}\nid: %d\n\n", s.lastID)
+	case s.lastID < r.lastID:
+		m := r.log[s.lastID-start]
+		s.lastID = m.ID
+		return m.event
 	}
-	http.Error(w, reason, status)
-	return "", "", false
+	return ""
 }
 
-// newStream returns a new stream, or nil if it has answered the request itself. It ignores a
-// malformed id, because EventSource does not reconnect after an error status.
-func newStream(w http.ResponseWriter, req *http.Request) *stream {
-	if req.ContentLength != 0 { // With an unread body, net/http cannot notice a disconnect.
-		http.Error(w, "A stream request must not have a body.", http.StatusBadRequest)
-		return nil
+// PART TWO: WHAT A PUBLIC CHAT NEEDS (one section for each)
+
+// Who is here. Telling N readers about each of N arrivals would take N*N events, so the list is
+// made once a second. Each list replaces the last, so a slow reader can skip some.
+
+const maxListed = 100              // names in one event
+const returnTime = 3 * time.Second // how long a name outlives its stream
+
+// updateUsers keeps r.users up to date until ctx is done. A name outlives its stream by
+// returnTime, because someone who reloads the page has not left.
+func (r *room) updateUsers(ctx context.Context) {
+	tick := time.Tick(time.Second)
+	for {
+		now := time.Now()
+		r.mu.Lock()
+		for s := range r.streams {
+			r.lastSeen[s.name] = now
+		}
+		delete(r.lastSeen, "") // A stream without a name is not listed.
+		maps.DeleteFunc(r.lastSeen, func(_ string, seen time.Time) bool {
+			return now.Sub(seen) > returnTime
+		})
+		names := slices.Sorted(maps.Keys(r.lastSeen))
+		listed := append([]string{}, names[:min(len(names), maxListed)]...) // not nil, for JSON
+		data, _ := json.Marshal(map[string]any{"count": len(names), "names": listed})
+		if r.users != string(data) {
+			r.users = string(data)
+			r.wakeAll()
+		}
+		r.mu.Unlock()
+		select {
+		case <-tick:
+		case <-ctx.Done():
+			return
+		}
 	}
-	name := clean(req.FormValue("name"))
-	if !isName(name) {
-		http.Error(w, badName, http.StatusBadRequest)
-		return nil
-	}
-	after := cmp.Or(req.Header.Get("Last-Event-ID"), req.FormValue("after"))
-	id, _ := strconv.ParseInt(after, 10, 64)
-	w.Header().Set("Cache-Control", "no-cache, no-transform") // Compression would delay events,
-	w.Header().Set("X-Accel-Buffering", "no")                 // and so would buffering in nginx.
-	if req.Method == http.MethodHead {
-		return nil // ServeMux also routes HEAD requests here, which get only headers.
-	}
-	return &stream{w: w, wake: make(chan struct{}, 1), name: name, lastID: id}
 }
 
-// isName reports whether s is one line of at most maxName characters. It may be empty.
-func isName(s string) bool {
-	return len([]rune(s)) <= maxName && !strings.ContainsAny(s, "\n\v\f\u0085\u2028\u2029")
+// Input and its limits. Without them, one request could use up all memory, and a name of a
+// thousand lines would fill everyone's page. Nothing limits the rate of posts, because behind a
+// proxy, only the proxy knows who sends them.
+
+const maxName = 50         // characters; index.html repeats this number
+const maxMessage = 2000    // characters
+const maxBody = 64 << 10   // bytes; the longest message, 2,000 emoji, takes 24,000 in a form
+const maxHeader = 16 << 10 // bytes
+
+// readPost returns the name and text of a post. If ok is false, it has sent a refusal.
+func readPost(w http.ResponseWriter, req *http.Request, kind string) (name, text string, ok bool) {
+	refuse := func(status int, format string, args ...any) (string, string, bool) {
+		http.Error(w, fmt.Sprintf(format, args...), status)
+		return "", "", false
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody))
+	if kind != formType && kind != jsonType {
+		return refuse(http.StatusUnsupportedMediaType, "Send a URL-encoded form or JSON.")
+	}
+	if errors.As(err, new(*http.MaxBytesError)) {
+		return refuse(http.StatusRequestEntityTooLarge, "A post is limited to %d bytes.", maxBody)
+	}
+	if err != nil {
+		return refuse(http.StatusBadRequest, "The post is incomplete.")
+	}
+	var post struct{ Name, Message string }
+	if kind == formType {
+		form, err := url.ParseQuery(string(body)) // req.FormValue would ignore this error.
+		if err != nil {
+			return refuse(http.StatusBadRequest, "The form is malformed.")
+		}
+		post.Name, post.Message = form.Get("name"), form.Get("message")
+	} else if json.Unmarshal(body, &post) != nil {
+		return refuse(http.StatusBadRequest, "Send a JSON object of two strings.")
+	}
+	text = cleanText(post.Message)
+	if text == "" {
+		return refuse(http.StatusBadRequest, "The message is blank.")
+	}
+	if len([]rune(text)) > maxMessage {
+		return refuse(http.StatusRequestEntityTooLarge,
+			"A message is limited to %d characters.", maxMessage)
+	}
+	return cmp.Or(cleanName(post.Name), "guest"), text, true
 }
 
-// clean returns s as valid UTF-8 with LF line endings and no white space at either end. It returns
-// a copy, because a part of s would keep all of s in memory.
-func clean(s string) string {
-	lineEnds := strings.NewReplacer("\r\n", "\n", "\r", "\n")
+// lineEnds turns all line endings into LF. JSON does not escape U+0085, at which some clients end
+// a line, so it would cut an event in two.
+var lineEnds = strings.NewReplacer("\r\n", "\n", "\r", "\n", "\u0085", "\n")
+
+// cleanText returns s as valid UTF-8 with LF line endings and no surrounding white space. It
+// returns a copy, because a part of s would keep all of s in memory.
+func cleanText(s string) string {
 	return strings.Clone(strings.TrimSpace(lineEnds.Replace(strings.ToValidUTF8(s, "\uFFFD"))))
 }
 
-// Who is here. Without this, readers would not know whom they are talking to. Announcing each of N
-// arrivals to N readers would take N² events, so changes are collected and announced together.
-// Each event replaces the last one, so a slow reader can skip some.
-
-const maxListed = 100              // names in one event
-const announcePause = time.Second  // minimum time between announcements
-const returnTime = 3 * time.Second // how long a name outlives its stream
-
-// subscribe adds s to the streams. It runs before the first call to next, so s misses no signal.
-func (r *room) subscribe(s *stream) {
-	r.mu.Lock()
-	r.streams[s] = true
-	if s.lastID <= 0 { // The client sent no valid id.
-		s.lastID = r.log.latest(latestSize)[0].ID
-	}
-	r.mu.Unlock()
-	if s.name != "" {
-		r.announcements.do(r.announce, announcePause)
-	}
+// cleanName returns s as one line of at most maxName characters. Anyone may use any name.
+func cleanName(s string) string {
+	name := []rune(strings.Join(strings.Fields(s), " "))
+	return strings.TrimSpace(string(name[:min(len(name), maxName)]))
 }
 
-// unsubscribe removes s from the streams. Its name stays listed for at least returnTime, because
-// somebody who reloads the page has not left.
-func (r *room) unsubscribe(s *stream) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.streams, s)
-	if s.name != "" {
-		r.left[s.name] = time.Now()
-		time.AfterFunc(returnTime, func() { r.announcements.do(r.announce, announcePause) })
-	}
-}
+// Other origins. Without this, any page could post through its visitors' browsers (CSRF) or open
+// streams that add names to the list. With -origin, the pages of one other origin may read and post
+// as ours does (CORS). CSP blocks scripts that are injected into our page.
 
-// announce updates the list of who is here, and wakes the streams to send it.
-func (r *room) announce() {
-	r.mu.Lock()
-	isOver := func(_ string, end time.Time) bool { return time.Since(end) >= returnTime }
-	maps.DeleteFunc(r.left, isOver)
-	names := slices.AppendSeq([]string{}, maps.Keys(r.left)) // JSON for a nil slice would be null.
-	for s := range r.streams {
-		if s.name != "" {
-			names = append(names, s.name)
-		}
-	}
-	slices.Sort(names)
-	names = slices.Compact(names)
-	listed := names[:min(len(names), maxListed)]
-	data, _ := json.Marshal(map[string]any{"count": len(names), "names": listed})
-	r.users = string(data)
-	r.mu.Unlock()
-	r.wakeSoon()
-}
-
-// Other sites. Without this, a page on any site could post through its visitors' browsers (CSRF),
-// or open streams that add names to the list. With -origin, one other site may read and post as
-// our page does (CORS). CSP blocks scripts injected into our page.
-
-// originPattern matches a scheme, a host name or an IP address, and perhaps a port.
-var originPattern = regexp.MustCompile(
-	`^(https?)://(?:[a-z0-9_.-]*[a-z_-][a-z0-9_-]*\.?|([0-9.]+)|\[([0-9a-f:]+)])(?::([1-9]\d*))?$`)
-
-// isOrigin reports whether s is an origin as browsers write it: in lower case and ASCII, without a
-// default port (HTML §7.1.1).
-func isOrigin(s string) bool {
-	parts := originPattern.FindStringSubmatch(s)
-	if parts == nil {
-		return false
-	}
-	scheme, ip, port := parts[1], parts[2]+parts[3], parts[4]
-	isHost := ip == "" || net.ParseIP(ip).String() == ip
-	_, err := net.LookupPort("tcp", port) // This fails for a port above 65535.
-	return isHost && err == nil && scheme+port != "http80" && scheme+port != "https443"
-}
-
-// handler returns the handler for all requests. origin is the value of -origin, and may be empty.
-func (r *room) handler(origin string) http.Handler {
+// handler returns the handler for all requests. A non-empty origin is the value of -origin, written
+// as browsers send it: in lower case and without a default port.
+func (r *room) handler(origin string) (http.Handler, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", r.page)
 	mux.HandleFunc("POST /message", r.post)
 	mux.HandleFunc("GET /events", r.events)
 	protection := http.NewCrossOriginProtection()
-	protection.AddTrustedOrigin(origin) // This fails only for an empty origin, which adds nothing.
+	if origin != "" {
+		if err := protection.AddTrustedOrigin(origin); err != nil {
+			return nil, err
+		}
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if origin != "" {
 			w.Header().Set("Access-Control-Allow-Origin", origin)
@@ -383,21 +367,20 @@ func (r *room) handler(origin string) http.Handler {
 				return // Browsers send this preflight before a cross-origin JSON post.
 			}
 		}
-		check := *req // a copy, because mux must see the real method
+		checked := *req // a copy, because mux must see the real method
 		if req.URL.Path == "/events" {
-			// Check allows any GET, but this one adds a name. Over plain HTTP, except on localhost,
-			// browsers do not always say which site a GET comes from, and then it passes.
-			check.Method = http.MethodPost
+			// Check ignores Sec-Fetch-Site and Origin in a GET, but this GET adds a name.
+			checked.Method = http.MethodPost
 		}
-		if protection.Check(&check) != nil {
+		if protection.Check(&checked) != nil {
 			http.Error(w, "A page from another origin may not do this.", http.StatusForbidden)
 			return
 		}
 		mux.ServeHTTP(w, req)
-	})
+	}), nil
 }
 
-// protectPage sets the page's security headers. It returns a nonce, which every script and style
+// protectPage sets the page's security headers and returns the nonce that every script and style
 // must have.
 func protectPage(w http.ResponseWriter) (nonce string) {
 	nonce = cryptorand.Text()
@@ -408,110 +391,26 @@ func protectPage(w http.ResponseWriter) (nonce string) {
 	return nonce
 }
 
-// Slow readers and bursts. Without this, a client that accepts nothing would keep its stream
-// forever, and a burst would cost a system call for each message to each reader.
-
-const writeTimeout = 30 * time.Second        // for a client to accept one write
-const arraySize = 64 << 10                   // bytes in one write; a stalled reader keeps as many
-const pausePerStream = 30 * time.Microsecond // each stream adds this to the pause between wakes
-
-// write sends events. It fails if the client has gone or does not accept them within writeTimeout.
-func (s *stream) write(events []byte) error {
-	response := http.NewResponseController(s.w)
-	response.SetWriteDeadline(time.Now().Add(writeTimeout))
-	s.w.Write(events)
-	return response.Flush() // Flush also returns any error from Write.
-}
-
-// store appends event to the newest event's array, so that one Write can send both. If there is no
-// room, it begins a new array. It returns the stored copy. Stored bytes never change, so streams
-// can send them without holding the lock.
-func (l messageLog) store(event []byte) []byte {
-	newest := l.newest().event
-	if len(newest)+len(event) > cap(newest) {
-		newest = make([]byte, 0, arraySize)
-	}
-	return append(newest, event...)[len(newest):]
-}
-
-// joined returns the events of l that share an array with the first one, as one slice, and the id
-// of the last of them.
-func (l messageLog) joined() (events []byte, lastID int64) {
-	array := l[0].event[:cap(l[0].event)]
-	size := 0
-	for _, m := range l {
-		if size == len(array) || &m.event[0] != &array[size] {
-			break // This event is in another array.
-		}
-		size += len(m.event)
-		lastID = m.ID
-	}
-	return array[:size], lastID
-}
-
-// wakeSoon calls wake at once or, in a burst, after a pause about as long as all streams take to
-// write, so that each write sends many messages. Without pauses, bursts take three times as long.
-func (r *room) wakeSoon() {
-	r.mu.Lock()
-	pause := pausePerStream * time.Duration(len(r.streams))
-	r.mu.Unlock()
-	r.wakes.do(r.wake, pause)
-}
-
-// A throttle limits how often a function runs.
-type throttle struct {
-	mu      sync.Mutex // also held while the function runs
-	next    time.Time  // the earliest time for the next call
-	pending bool       // whether that call is scheduled
-}
-
-// do calls f now, or when the pause after f's last call is over. All calls of do during a pause
-// cause one call of f. pause is the minimum time from this call of f to the next.
-func (t *throttle) do(f func(), pause time.Duration) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	wait := time.Until(t.next)
-	if wait <= 0 {
-		t.pending = false
-		t.next = time.Now().Add(pause)
-		f()
-	} else if !t.pending {
-		t.pending = true
-		time.AfterFunc(wait, func() { t.do(f, pause) })
-	}
-}
-
 // Starting and stopping. Without this, an unfinished request would hold its connection forever,
-// and ^C would either cut off posts or wait forever for the streams to end.
+// and ^C would cut off posts, or wait forever for streams to end.
 
-const readTimeout = 15 * time.Second    // for a request to arrive, or the next one to begin
+const readTimeout = 15 * time.Second    // for a request to arrive
+const idleTimeout = 3 * time.Minute     // until the next request; most proxies close sooner
 const shutdownTimeout = 3 * time.Second // for requests in progress to finish
 
 //go:embed index.html
-var indexHTML string // embedded, so the program runs in any directory
+var indexHTML string // embedded, so that the program runs anywhere
 var index = template.Must(template.New("index.html").Parse(indexHTML))
-
-// newRoom returns an empty room.
-func newRoom() *room {
-	r := &room{
-		log:     messageLog{{ID: time.Now().UnixMicro()}},
-		streams: make(map[*stream]bool),
-		left:    make(map[string]time.Time),
-	}
-	r.announce() // Each stream starts with the event users, which this prepares.
-	return r
-}
 
 func main() {
 	addr := flag.String("addr", "localhost:3000", "`address` to listen on")
 	origin := flag.String("origin", "", "another `origin` whose pages may read and post")
 	flag.Parse()
-	if flag.NArg() > 0 {
-		log.Fatalf("unexpected argument %q", flag.Arg(0))
-	}
-	if *origin != "" && !isOrigin(*origin) {
-		log.Fatalf("-origin %q is not an origin as a browser sends it, such as "+
-			"https://app.example (lower case, without a path or a default port)", *origin)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // so that a second ^C ends the process at once
+	handler, err := newRoom(ctx).handler(*origin)
+	if err != nil {
+		log.Fatal(err)
 	}
 	listener, err := net.Listen("tcp", *addr)
 	if err != nil {
@@ -521,29 +420,28 @@ func main() {
 	if net.ParseIP(host).IsUnspecified() {
 		host = "localhost" // Firefox refuses to open addresses such as [::].
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // so that a second ^C ends the process at once
 	log.Print("The chat is at http://", net.JoinHostPort(host, port))
-	if err := serve(ctx, listener, newRoom().handler(*origin)); err != nil {
+	if err := serve(ctx, listener, handler); err != nil {
 		log.Fatal(err)
 	}
 }
 
-// serve answers requests until ctx is done. It then ends the streams, and finishes other requests.
+// serve answers requests until ctx is done, then ends the streams and lets other requests finish.
+// TLS and HTTP/2 are left to a proxy.
 func serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
 	server := &http.Server{
-		Handler:      handler,
-		ReadTimeout:  readTimeout,  // for a request to arrive; it does not limit a stream
-		WriteTimeout: writeTimeout, // also runs while a body arrives; a stream resets it
+		Handler:        handler,
+		ReadTimeout:    readTimeout,  // does not limit a stream, whose request has arrived
+		WriteTimeout:   writeTimeout, // includes reading the body; a stream extends it
+		IdleTimeout:    idleTimeout,
+		MaxHeaderBytes: maxHeader - 4096, // net/http accepts 4,096 more.
 		// Every request's context derives from ctx, so the streams end with it.
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
-	select {
-	case err := <-failed:
+	context.AfterFunc(ctx, func() { listener.Close() }) // This ends Serve.
+	err := server.Serve(listener)
+	if ctx.Err() == nil {
 		return err
-	case <-ctx.Done():
 	}
 	timeout, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
