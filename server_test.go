@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -727,6 +728,420 @@ func (c *chat) postForm(text string) bool {
 	return err == nil
 }
 
+// THE PAGE
+
+// TestBrowser checks the page in Chromium. Its parts mostly wait, so they run side by side.
+func TestBrowser(t *testing.T) {
+	driver := startDriver(t)
+	for _, part := range []struct {
+		name  string
+		check func(t *testing.T, driver string)
+	}{
+		{"two tabs", checkTwoTabs}, {"names", checkNames}, {"events", checkEvents},
+		{"people", checkPeople}, {"composing", checkComposing}, {"failed posts", checkFailedPosts},
+		{"reconnecting", checkReconnecting}, {"restart", checkRestart}, {"layout", checkLayout},
+	} {
+		t.Run(part.name, func(t *testing.T) {
+			t.Parallel()
+			part.check(t, driver)
+		})
+	}
+}
+
+// checkTwoTabs is the demo. Nothing that anybody types is treated as markup.
+func checkTwoTabs(t *testing.T, driver string) {
+	const markup = `<em>no</em><img src="/x" onerror="ran = true"><script>ran = true</script>&amp;`
+	c := startChat(t)
+	ada, eve := openWindow(t, driver, c.URL), openWindow(t, driver, c.URL)
+	ada.rename("Ada")
+	eve.rename("<i>Eve</i>")
+	ada.typeKeys("#message", "Hello"+enter)
+	eve.waitFor("texts('.name, .text')", "Ada | Hello")
+	eve.typeKeys("#message", markup+enter)
+	for range 2 { // First, they come from the stream, and after the reload, from the HTML.
+		ada.waitFor("texts('.name, .text')", "Ada | Hello | <i>Eve</i> | "+markup)
+		ada.waitFor("texts('.own .text, #here li')", "Ada | <i>Eve</i> | Hello")
+		ada.waitFor("all(':is(#log, #here, #wire) :is(em, i, img, script)').length", "0")
+		ada.waitFor("box('.own .text').left > box('.text:not(.own *)').left", "true")
+		ada.reload()
+	}
+	ada.expected = "Content Security Policy" // Even if markup got into the page, it would not run.
+	ada.evaluate("$('#count').setAttribute('onclick', 'ran = true'), $('#count').click()")
+	ada.waitFor("typeof ran", "undefined")
+	const last = "[data-id]:last-child"
+	for _, row := range []struct{ name, text, links string }{
+		{"parentheses", "(http://a.example/b_(c)?d=e#f).", "http://a.example/b_(c)?d=e#f"},
+		{"two", "HTTPS://a.example/<b>, http://b.example", "HTTPS://a.example/ | http://b.example"},
+		{"other schemes", "javascript:alert(1) xhttps://a.example ftp://a.example https://", ""},
+		{"emoji", "👍🏽", ""},
+	} {
+		c.postMessage(t, "Ada", row.text)
+		eve.waitFor("texts('"+last+" .text')", row.text)
+		eve.waitFor("texts('"+last+" a')", row.links)
+	}
+	eve.waitFor("all('#log a').map(a => a.target + a.rel)[0]", "_blanknoopener noreferrer")
+	eve.waitFor("box('"+last+" .text').height > 1.2 * box('.text').height", "true")
+	// The page can also be used without JavaScript.
+	eve.devTools("Emulation.setScriptExecutionDisabled", dict{"value": true})
+	eve.reload()
+	eve.typeKeys("#name", "Plain")
+	eve.typeKeys("#message", "Hello"+enter+"again")
+	eve.click("#send")
+	eve.waitFor("texts('"+last+" :is(.name, .text)') + location", "Plain | Hello\nagain"+c.URL+"/")
+	eve.waitFor("/UTC$/.test(texts('time')) && /reload/i.test(document.body.innerText)", "true")
+	eve.waitFor("['#state', '#connect', '#who', '#wire'].filter(s => box(s).height > 0)", "")
+}
+
+// checkNames checks that a tab is one person, and that two tabs are two.
+func checkNames(t *testing.T, driver string) {
+	c := startChat(t)
+	w := openWindow(t, driver, c.URL)
+	w.typeKeys("#message", "hello"+enter)
+	for _, row := range []struct{ typed, name string }{
+		{" ", "guest"},
+		{" A\u00a0 b ", "A b"},
+		{strings.Repeat("🙂", maxName+1), strings.Repeat("🙂", maxName)},
+		{"Ada", "Ada"},
+	} {
+		w.rename(row.typed)
+		w.waitFor("$('#name').value + texts('#here li')", row.name+row.name)
+		w.typeKeys("#message", "as "+row.name+enter)
+		w.waitFor("texts('.own:last-child .text')", "as "+row.name)
+	}
+	w.typeKeys("#message", "one"+shift+enter+release+"two")
+	w.evaluate("$('#name').value = ''")
+	w.typeKeys("#name", "Bob") // This is not confirmed by Enter.
+	for _, isBack := range []bool{false, true} {
+		if isBack {
+			w.load("about:blank")
+			c.postMessage(t, "guest", "meanwhile")
+			w.command("POST", "/back", dict{}, nil)
+			w.waitFor("texts('[data-id]:last-child .text')", "meanwhile")
+		} else {
+			w.reload()
+		}
+		w.waitFor("[$('#name').value, $('#message').value]", "Bob,one\ntwo")
+		w.waitFor("all('[data-id]:not(.own)').length", "0") // All names that one had are one's own.
+	}
+	w.waitFor("texts('#lines .quiet')", "") // Nobody is told about oneself.
+	w.evaluate("void open(location)")       // As in a duplicated tab, sessionStorage is copied.
+	var tabs []string
+	w.command("GET", "/window/handles", dict{}, &tabs)
+	w.command("POST", "/window", dict{"handle": tabs[1]}, nil)
+	w.waitFor("state()", live)
+	w.waitFor("[$('#name').value === 'Bob', $('#message').value, texts('#lines .own')]", "false,,")
+	w.waitFor("texts('#here li').includes('Bob')", "true")
+}
+
+// checkEvents checks what the page makes of messages, and what it shows of the wire.
+func checkEvents(t *testing.T, driver string) {
+	c, nextStream := startFeed(t)
+	c.postMessage(t, "Ada", "one")
+	w := openWindow(t, driver, c.URL)
+	stream := nextStream()
+	stream.events <- usersEvent("Ada")
+	w.waitFor("texts('.name, .text')", "Ada | one")
+	w.waitFor("/[0-9] [AP]M$/.test(texts('time'))", "true")
+	stream.events <- messageEvent(stream.after, "Ada", "one", "12:00:00") // The page has this one.
+	want := "Ada | one"
+	for i, line := range []string{"Bob 12:00:00", "Bob 12:04:59", "Ada 12:05:00", "Ada 12:10:01",
+		"Ada 14:59:59", "Ada 15:00:00"} { // The last one is sent at midnight in Tokyo.
+		name, time, _ := strings.Cut(line, " ")
+		event := messageEvent(fmt.Sprint(i), name, time, time)
+		stream.events <- event + event
+		want += " | " + name + " | " + time
+	}
+	w.waitFor("texts('.name, .text')", want)
+	w.waitFor("all('.name').map(e => (e.scrollIntoView(), shows(e) ? 1 : 0))", "1,1,0,1,1,1,1")
+	w.waitFor(`all("time").slice(1).map(e => e.textContent.replace(/\W+/g, " "))`,
+		"Nov 20 2026 9 00 PM,9 04 PM,9 05 PM,9 10 PM,11 59 PM,Nov 21 2026 12 00 AM")
+	w.command("POST", "/window/minimize", dict{}, nil)
+	w.waitFor("document.hidden", "true")
+	events := []string{usersEvent("Ada"), "event: missed\ndata: {}\nid: 8\n\n"}
+	for i := range 19 {
+		events = append(events, messageEvent(fmt.Sprint(20+i), "Ada", "<b>", "15:00:01"))
+	}
+	stream.events <- ":\nretry: 10\n" + strings.Join(events, "")
+	w.waitFor("document.title", "(19) Chat")
+	w.waitFor("texts('#lines .quiet')", "Some messages may be missing here.")
+	slices.Reverse(events)
+	w.waitFor("all('#wire-log li').map(e => e.textContent + '\\n\\n').join('')",
+		strings.Join(events[:20], ""))
+	w.command("POST", "/window/rect", dict{"width": 800, "height": 600}, nil)
+	w.waitFor("document.hidden + document.title", "falseChat")
+}
+
+// checkPeople checks what the page makes of lists of who is here.
+func checkPeople(t *testing.T, driver string) {
+	c, nextStream := startFeed(t)
+	w := openWindow(t, driver, c.URL, "now = Date.now(); Date.now = () => now")
+	stream := nextStream()
+	me := w.evaluate("$('#name').value")
+	const shown = "texts('#count, #here li')"
+	stream.events <- usersEvent("Bob")
+	w.waitFor(shown, "2 | "+me+" | Bob") // A newcomer is not on the list yet.
+	stream.events <- usersEvent("Bob", "Cy", me)
+	w.waitFor(shown, "3 | "+me+" | Bob | Cy")
+	w.evaluate("now += 4100") // What came before is no news.
+	stream.events <- usersEvent("Bob", "Cy", "Dan", "Eli", me) + usersEvent("Bob", "Cy", me)
+	w.waitFor("texts('#lines .quiet')", "Dan, Eli joined | Dan, Eli left")
+	w.evaluate("marked = $('#here li:last-child')")
+	stream.events <- usersEvent("Bob", "Cy", me) // A heartbeat disturbs nobody.
+	w.waitFor("[texts('#wire-log').match(/users/g).length, marked.isConnected]", "5,true")
+	w.rename("Zoe")
+	w.waitFor(shown, "3 | Zoe | Bob | Cy")
+	stream = nextStream()
+	stream.events <- usersEvent("Bob", me) // Cy has not come back, but our old name is still there.
+	w.waitFor(shown, "2 | Zoe | Bob")
+	w.evaluate("now += 4100")
+	crowd := make([]string, 100)
+	for i := range crowd {
+		crowd[i] = fmt.Sprint("Visitor ", i)
+	}
+	stream.events <- strings.Replace(usersEvent(crowd...), "100", "121", 1) // It is cut short.
+	w.waitFor(shown, "121 | Zoe | "+strings.Join(crowd, " | ")+" | and 20 more")
+	stream.events <- usersEvent("Bob", "Zoe")
+	w.waitFor(shown, "2 | Zoe | Bob")
+	stream.events <- usersEvent("Bob", me, "Zoe") // This is somebody else.
+	w.waitFor(shown, "3 | Zoe | Bob | "+me)
+	w.waitFor("texts('#lines .quiet')", "Dan, Eli joined | Dan, Eli left")
+}
+
+// checkComposing checks how a message is written and sent, and what a screen reader is told.
+func checkComposing(t *testing.T, driver string) {
+	c := startChat(t)
+	w := openWindow(t, driver, c.URL)
+	w.waitFor("document.activeElement.id", "message")
+	w.waitFor("height = box('#message').height", w.evaluate("box('#send').height"))
+	w.typeKeys("#message", "a"+shift+enter+release+"b")
+	w.waitFor("box('#message').height > height", "true")
+	for _, how := range []string{"isComposing: true", "keyCode: 229"} { // Enter picks a word.
+		w.waitFor(`$("#message").dispatchEvent(new KeyboardEvent("keydown",
+			{ key: "Enter", bubbles: true, cancelable: true, `+how+` }))`, "true")
+	}
+	w.typeKeys("#message", enter+enter+" "+enter+"c"+enter)
+	w.typeKeys("#message", "d")
+	w.typeKeys("#name", enter) // This does not send the message.
+	w.evaluate("$('#name').focus(), $('#name').value = 'Ada'")
+	w.click("#send") // This does, under the new name.
+	w.waitFor("texts('.text, [data-id]:last-child .name')", "a\nb | c | Ada | d")
+	w.waitFor("document.activeElement.id + $('#message').value", "message")
+	w.evaluate("$('#message').style.display = 'none', $('#message').value = 'x'.repeat(6_000_000)")
+	w.reload() // So long a draft cannot be kept, but the name can.
+	w.waitFor("$('#name').value", "Ada")
+	for _, want := range []string{"#log log Messages", "#lines list ", "#lines li listitem ",
+		"#name textbox Your name", "#message textbox Message", "#send button Send",
+		"#connect button Disconnect", "#state status ", "#why alert ", "#here list Names"} {
+		var role, label string
+		selector := regexp.MustCompile("^#[a-z]+( li\\b)?").FindString(want)
+		w.withElement("GET", selector, "/computedrole", dict{}, &role)
+		w.withElement("GET", selector, "/computedlabel", dict{}, &label)
+		equal(t, "An element with its role and label", selector+" "+role+" "+label, want)
+	}
+	// On a touch screen, Enter makes a line, and the keyboard neither opens nor closes by itself.
+	w.devTools("Emulation.setTouchEmulationEnabled", dict{"enabled": true})
+	w.evaluate("$('#message').value = ''")
+	w.reload()
+	w.waitFor("document.activeElement.tagName", "BODY")
+	w.typeKeys("#message", "e"+enter+"f")
+	w.evaluate("$('#message').blur()")
+	w.click("#send")
+	w.waitFor("texts('[data-id]:last-child .text') + document.activeElement.tagName", "e\nfBODY")
+}
+
+// checkFailedPosts checks that no text is lost or sent twice, whatever happens to its post.
+func checkFailedPosts(t *testing.T, driver string) {
+	c := startFront(t, func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+		body, _ := io.ReadAll(req.Body)
+		req.Body = io.NopCloser(bytes.NewReader(body))
+		switch text := string(body); {
+		case req.Header.Get("Sec-Fetch-Site") == "": // The post comes from this test.
+			next.ServeHTTP(w, req)
+		case strings.Contains(text, "no proxy"):
+			w.WriteHeader(http.StatusBadGateway)
+		case strings.Contains(text, "no connection"):
+			panic(http.ErrAbortHandler)
+		case strings.Contains(text, "no post"):
+			<-req.Context().Done()
+		case strings.Contains(text, "no answer"):
+			next.ServeHTTP(httptest.NewRecorder(), req)
+			<-req.Context().Done()
+		default:
+			next.ServeHTTP(w, req)
+		}
+	})
+	w := openWindow(t, driver, c.URL, `const limit = AbortSignal.timeout;
+		AbortSignal.timeout = ms => limit.call(AbortSignal, ms / 20);`)
+	w.expected = "status of (413|502)|net::ERR_"
+	w.rename("Ada")
+	for _, row := range []struct{ text, reason string }{
+		{strings.Repeat("x", maxMessage+1), fmt.Sprintf("A message is limited to %d characters.",
+			maxMessage)},
+		{"no proxy", "The server answered 502."},
+		{"no connection", "The server cannot be reached."},
+		{"no post", "The server did not answer. If six tabs are open, close one."},
+	} {
+		w.evaluate(fmt.Sprintf("$('#message').value = %q", row.text))
+		w.typeKeys("#message", enter)
+		w.waitFor("[$('#why').innerText, $('#message').value]", row.reason+","+row.text)
+		w.waitFor("box('#message').top - box('#why').bottom < 50", "true")
+		w.typeKeys("#message", "y")
+		w.waitFor("$('#why').innerText", "")
+		w.evaluate("$('#message').value = ''")
+	}
+	w.typeKeys("#message", "no proxy 1"+enter+"no proxy 2"+enter+"good"+enter)
+	w.waitFor("[texts('.text'), $('#message').value]", "good,no proxy 1\nno proxy 2")
+	w.evaluate("$('#message').value = ''")
+	w.typeKeys("#message", "no post 1"+enter+"more")
+	w.waitFor("texts('#send')", "Sending…")
+	w.waitFor("texts('#send') + $('#message').value", "Sendno post 1\nmore")
+	c.postMessage(t, "Bob", "no post 1") // This is somebody else's.
+	c.postMessage(t, "Ada", "no post 1") // Ours arrives after all.
+	w.waitFor("$('#message').value + $('#why').innerText", "more")
+	w.evaluate("$('#message').value = ''")
+	w.typeKeys("#message", "no answer"+enter) // When its post fails, it has arrived.
+	w.waitFor("texts('.text, #send')", "good | no post 1 | no post 1 | no answer | Sending…")
+	w.waitFor("texts('#send') + $('#message').value + $('#why').innerText", "Send")
+	w.typeKeys("#message", "no post 2"+enter) // An input method is not broken off.
+	w.devTools("Input.imeSetComposition", dict{"text": "に", "selectionStart": 1, "selectionEnd": 1})
+	w.waitFor("$('#why').innerText.includes('six tabs') && $('#message').value", "に")
+	w.devTools("Input.insertText", dict{"text": "日"})
+	w.waitFor("$('#message').value", "no post 2\n日")
+}
+
+// checkReconnecting checks when the page opens a new stream, and where that resumes.
+func checkReconnecting(t *testing.T, driver string) {
+	c, nextStream := startFeed(t)
+	w := openWindow(t, driver, c.URL, `now = Date.now();
+		Date.now = () => now;
+		setInterval = f => tick = f;
+		const wait = setTimeout;
+		setTimeout = (f, ms, ...rest) => wait(f, ms > 1000 ? 50 : ms, ...rest);`)
+	stream := nextStream()
+	for _, wake := range []string{"tick()", "dispatchEvent(new Event('online'))",
+		"document.dispatchEvent(new Event('visibilitychange', { bubbles: true }))"} {
+		w.evaluate("now += 10_000")
+		stream.events <- strings.Replace(usersEvent("Ada"), "id: 1", "id: "+wake, 1)
+		w.waitFor("state() + lastId", live+wake)
+		w.evaluate("before = source, now += 44_000, " + wake)
+		w.waitFor("before === source", "true")
+		w.evaluate("now += 2000, " + wake) // The stream has been silent for too long.
+		stream = nextStream()
+		equal(t, "The place after the silence", stream.after, wake)
+		w.waitFor("before.readyState + state()", "2connecting,connecting | disconnect")
+		w.evaluate("before = source, tick()") // The new stream has as much time.
+		w.waitFor("before === source", "true")
+	}
+	stream.events <- usersEvent("Ada")
+	w.waitFor("state()", live)
+	w.typeKeys("#message", "lost"+enter) // This is accepted, but does not come back.
+	stream = nextStream()
+	stream.events <- usersEvent("Ada")
+	w.waitFor("state()", live)
+	close(stream.events) // The browser opens a new stream by itself.
+	stream = nextStream()
+	equal(t, "The place after a break", stream.after, "1")
+	stream.events <- usersEvent("Ada")
+	w.waitFor("state()", live)
+	w.click("#connect")
+	w.evaluate("before = source, now += 46_000, tick()")
+	w.waitFor("before === source && state()", "disconnected,disconnected | connect")
+}
+
+// checkRestart disconnects the page, and then restarts the server: the page catches up.
+func checkRestart(t *testing.T, driver string) {
+	var streams atomic.Int32
+	var isRestarted atomic.Bool
+	restarted, _ := newRoom(t.Context()).handler("")
+	c := startFront(t, func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+		switch {
+		case req.URL.Path == "/events" && streams.Add(1) <= 2:
+			w.WriteHeader(http.StatusBadGateway) // The browser gives up, so the page has to try.
+		case isRestarted.Load():
+			restarted.ServeHTTP(w, req)
+		default:
+			next.ServeHTTP(w, req)
+		}
+	})
+	w := openWindow(t, driver, c.URL,
+		"const every = setInterval; setInterval = (f, ms) => every(f, ms / 20)")
+	w.expected = "status of 502|net::ERR_"
+	c.postMessage(t, "Bob", "1")
+	w.waitFor("state() + texts('.text')", live+"1")
+	w.click("#connect")
+	w.waitFor("state()", "disconnected,disconnected | connect")
+	c.postMessage(t, "Bob", "2")
+	w.typeKeys("#message", "3"+enter)
+	w.waitFor("/^Sent/.test($('#why').innerText) && texts('.text')", "1")
+	w.click("#connect")
+	w.waitFor("state() + $('#why').innerText + texts('.text')", live+"1 | 2 | 3")
+	isRestarted.Store(true)
+	c.stop()
+	w.waitFor("state()", "connecting,connecting | disconnect")
+	c.postMessage(t, "Bob", "4")
+	w.waitFor("texts('.text, .quiet')", "1 | 2 | 3 | Some messages may be missing here. | 4")
+}
+
+// checkLayout checks how the log scrolls, and that everything can be reached and read.
+func checkLayout(t *testing.T, driver string) {
+	c := startChat(t)
+	w := openWindow(t, driver, c.URL)
+	w.waitFor("box('#empty a').height > 20 && $('#empty a').target", "_blank")
+	for i := range 600 { // The page has to remove its oldest lines.
+		c.postMessage(t, "Bob", fmt.Sprint(i, strings.Repeat(" and", 50)))
+	}
+	const follows = `!shows($("#newer")) && shows($("#lines > :last-child")) &&
+		Math.abs(box("#log").bottom - box("#lines > :last-child").bottom) < 20`
+	w.waitFor("/^599 /.test(texts('[data-id]:last-child .text')) && all('#log p').length", "500")
+	w.waitFor(follows, "true")
+	for _, way := range []string{"newer", "message"} { // A sender wants to see what was sent.
+		w.evaluate("(old = $('#lines > *')).scrollIntoView()")
+		w.waitFor("isAtEnd", "false")
+		w.evaluate("place = old.getBoundingClientRect().top")
+		c.postMessage(t, "Bob", way)
+		w.waitFor("texts('[data-id]:last-child .text')", way)
+		w.waitFor("shows($('#newer')) && old.getBoundingClientRect().top === place", "true")
+		w.typeKeys("#"+way, enter)
+		if way == "message" {
+			w.typeKeys("#message", "mine"+enter)
+		}
+		w.waitFor(follows, "true")
+		w.waitFor("document.activeElement.id", "message")
+	}
+	w.rename(strings.Repeat("W", maxName))
+	for _, text := range []string{"a", strings.Repeat("W", maxMessage), strings.Repeat("🙂\n", 50)} {
+		c.postMessage(t, strings.Repeat("M", maxName), text)
+		c.postMessage(t, strings.Repeat("W", maxName), text)
+	}
+	for _, size := range []struct{ width, height int }{
+		{320, 640}, {320, 256}, {740, 360}, {1440, 900},
+	} {
+		for _, scheme := range []string{"light", "dark"} {
+			w.devTools("Emulation.setDeviceMetricsOverride", dict{"width": size.width,
+				"height": size.height, "deviceScaleFactor": 1, "mobile": false})
+			w.devTools("Emulation.setEmulatedMedia", dict{"features": []dict{
+				{"name": "prefers-color-scheme", "value": scheme}}})
+			w.reload()
+			w.waitFor("$('#wire').open", fmt.Sprint(size.width >= 720)) // as in the two-tab demo
+			w.evaluate("$('#wire').open = true")
+			w.waitFor("all('#wire-log li').length > 0", "true")
+			w.waitFor(`["html", "#log", "form", "aside", "#wire"].filter(s =>
+				$(s).scrollWidth > $(s).clientWidth + 1)`, "")
+			w.waitFor(`["#state", "#connect", "#count", "#here li", "#wire summary", "#name",
+				"#wire-log li:last-child", "[data-id] .text", "[data-id]:last-child .text",
+				"#message", "#send"].filter(s => {
+				$(s).scrollIntoView({ block: "center", inline: "start" });
+				return !shows($(s));
+			})`, "")
+			w.evaluate("scrollTo(0, 0)")
+			w.waitFor("shows($('#message')) && box('#log').height > 90", "true")
+		}
+	}
+	w.devTools("Emulation.setEmulatedMedia", dict{"media": "print"})
+	w.waitFor("$('#log').scrollHeight === $('#log').clientHeight && box('form').height", "0")
+	w.waitFor("getComputedStyle($('.own .text')).color === getComputedStyle($('h1')).color", "true")
+}
+
 // THE README
 
 // TestReadme runs the README's transcript, and checks that its code is the small version above.
@@ -1094,6 +1509,200 @@ func (p *process) wait() int {
 	}
 	p.cmd.Wait()
 	return p.cmd.ProcessState.ExitCode()
+}
+
+// A window is a window of Chromium. ChromeDriver speaks JSON (https://www.w3.org/TR/webdriver2).
+type window struct {
+	t        *testing.T
+	session  string // its URL
+	expected string // a pattern for what the test makes the browser complain about
+}
+
+type dict map[string]any
+
+// These are WebDriver's names for keys. The last one releases the others.
+const enter, shift, release = "\uE007", "\uE008", "\uE000"
+
+const live = "live,live | disconnect" // the state of a page, and its button
+
+// startDriver starts ChromeDriver for all windows of a test, and returns its URL.
+func startDriver(t *testing.T) (url string) {
+	if _, err := exec.LookPath("chromedriver"); err != nil && os.Getenv("CI") == "" {
+		t.Skip("The page is not tested here, because ChromeDriver is not installed.")
+	}
+	return "http://127.0.0.1:" + startProcess(t, "chromedriver", "--port=0").address
+}
+
+// openWindow opens the page in a window, where a script may run before the page's own. At the end
+// of the test, the browser's console must show nothing unexpected.
+func openWindow(t *testing.T, driver, url string, script ...string) *window {
+	t.Helper()
+	args := []string{"--headless=new", "--lang=en-US"}
+	if os.Getuid() == 0 {
+		args = append(args, "--no-sandbox") // Root cannot use the sandbox.
+	}
+	var made struct{ SessionID string }
+	w := &window{t: t, session: driver + "/session"}
+	w.command("POST", "", dict{"capabilities": dict{"alwaysMatch": dict{
+		"goog:loggingPrefs": dict{"browser": "ALL"}, "goog:chromeOptions": dict{"args": args},
+	}}}, &made)
+	w.session += "/" + made.SessionID
+	t.Cleanup(func() {
+		var console []struct{ Message string }
+		w.command("POST", "/se/log", dict{"type": "browser"}, &console)
+		for _, line := range console {
+			if w.expected == "" || !regexp.MustCompile(w.expected).MatchString(line.Message) {
+				t.Errorf("The browser's console says %q.", line.Message)
+			}
+		}
+		w.command("DELETE", "", dict{}, nil)
+	})
+	w.devTools("Page.addScriptToEvaluateOnNewDocument", dict{"source": strings.Join(script, "")})
+	w.devTools("Emulation.setTimezoneOverride", dict{"timezoneId": "Asia/Tokyo"})
+	w.load(url)
+	return w
+}
+
+// command sends a WebDriver command to this window, and decodes the value that it returns.
+func (w *window) command(method, path string, parameters dict, value any) {
+	w.t.Helper()
+	body, _ := json.Marshal(parameters)
+	req, _ := http.NewRequest(method, w.session+path, bytes.NewReader(body))
+	patient := http.Client{Timeout: 3 * patience} // A browser may take a while to start.
+	resp, err := patient.Do(req)
+	must(w.t, err)
+	defer resp.Body.Close()
+	answer, _ := io.ReadAll(resp.Body)
+	if resp.StatusCode != http.StatusOK {
+		w.t.Fatalf("ChromeDriver answered %.999s to %s %.999s.", answer, path, body)
+	}
+	json.Unmarshal(answer, &struct{ Value any }{value})
+}
+
+func (w *window) load(url string)       { w.command("POST", "/url", dict{"url": url}, nil) }
+func (w *window) reload()               { w.command("POST", "/refresh", dict{}, nil) }
+func (w *window) click(selector string) { w.withElement("POST", selector, "/click", dict{}, nil) }
+func (w *window) typeKeys(selector, keys string) {
+	w.withElement("POST", selector, "/value", dict{"text": keys}, nil)
+}
+
+// devTools sends a command of the Chrome DevTools Protocol, for what WebDriver cannot do.
+func (w *window) devTools(name string, parameters dict) {
+	w.t.Helper()
+	w.command("POST", "/goog/cdp/execute", dict{"cmd": name, "params": parameters}, nil)
+}
+
+// withElement sends a command to an element of the page.
+func (w *window) withElement(method, selector, path string, parameters dict, value any) {
+	w.t.Helper()
+	var found map[string]string // one entry, whose key does not matter
+	w.command("POST", "/element", dict{"using": "css selector", "value": selector}, &found)
+	for _, id := range found {
+		w.command(method, "/element/"+id+path, parameters, value)
+	}
+}
+
+func (w *window) rename(name string) {
+	w.t.Helper()
+	w.evaluate("$('#name').value = ''")
+	w.typeKeys("#name", name+enter)
+}
+
+// evaluate returns the value of a JavaScript expression as a string.
+func (w *window) evaluate(expression string) (value string) {
+	w.t.Helper()
+	w.command("POST", "/execute/sync", dict{"args": []any{}, "script": `
+		const $ = selector => document.querySelector(selector);
+		const all = selector => [...document.querySelectorAll(selector)];
+		const texts = selector => all(selector).map(e => e.textContent.trim()).join(" | ");
+		const state = () => [$("#state").dataset.state, texts("#state, #connect").toLowerCase()];
+		const box = selector => $(selector).getBoundingClientRect();
+		const shows = (e, b = e.getBoundingClientRect()) => e.contains(document.elementFromPoint(
+			b.left + Math.min(b.width / 2, 20), b.top + b.height / 2));
+		try {
+			return String(` + expression + `);
+		} catch (error) {
+			return String(error);
+		}`}, &value)
+	return value
+}
+
+// waitFor waits until a JavaScript expression has the value want.
+func (w *window) waitFor(expression, want string) {
+	w.t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		got := w.evaluate(expression)
+		if got == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%s is still\n%.999q, want\n%.999q.", expression, got, want)
+		}
+	}
+}
+
+// startFront starts a server whose handle may pass requests on to a chat. To stop it breaks all its
+// connections.
+func startFront(t *testing.T, handle func(http.ResponseWriter, *http.Request, http.Handler)) *chat {
+	next, err := newRoom(t.Context()).handler("")
+	must(t, err)
+	serve := func(w http.ResponseWriter, req *http.Request) { handle(w, req, next) }
+	server := httptest.NewServer(http.HandlerFunc(serve))
+	t.Cleanup(server.Close) // after the next line, because it waits for all requests
+	t.Cleanup(server.CloseClientConnections)
+	c := chatAt(server.URL)
+	c.stop = server.CloseClientConnections
+	return c
+}
+
+// A feed is a stream that carries what the test sends, and ends when the test closes events.
+type feed struct {
+	after  string // the place that the reader asked for
+	events chan string
+}
+
+// startFeed starts a chat whose streams are feeds, and returns how to wait for the next one.
+func startFeed(t *testing.T) (c *chat, nextStream func() feed) {
+	streams := make(chan feed, 10)
+	c = startFront(t, func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+		if req.URL.Path != "/events" {
+			next.ServeHTTP(w, req)
+			return
+		}
+		after := cmp.Or(req.Header.Get("Last-Event-ID"), req.FormValue("after"))
+		stream := feed{after: after, events: make(chan string, 10)}
+		streams <- stream
+		w.Header().Set("Content-Type", "text/event-stream")
+		for text, isOpen := ":\nretry: 10\n\n", true; isOpen; {
+			io.WriteString(w, text)
+			http.NewResponseController(w).Flush()
+			select {
+			case text, isOpen = <-stream.events:
+			case <-req.Context().Done():
+				return
+			}
+		}
+	})
+	return c, func() (stream feed) {
+		t.Helper()
+		select {
+		case stream = <-streams:
+		case <-time.After(patience):
+			t.Fatal("The page has not opened another stream.")
+		}
+		return stream
+	}
+}
+
+// messageEvent returns an event that is a message of 20 November 2026.
+func messageEvent(id, name, text, time string) string {
+	return fmt.Sprintf("data: {\"name\":%q,\"message\":%q,\"time\":\"2026-11-20T%sZ\"}\nid: %s\n\n",
+		name, text, time, id)
+}
+
+// usersEvent returns an event that says who is here.
+func usersEvent(names ...string) string {
+	return "event: users\ndata: " + users(names...) + "\nid: 1\n\n"
 }
 
 // BENCHMARKS
