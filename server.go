@@ -10,8 +10,8 @@
 //	data: {"name":"Ada","message":"Hello","time":"2026-11-20T17:41:26.294003Z"}
 //	id: 1795196480000042
 //
-// If the connection breaks, the browser reconnects automatically, and its Last-Event-ID header then
-// has the id of the last event that it received.
+// If the connection breaks, the browser reconnects automatically, and sends the id of the last
+// event that it received as Last-Event-ID.
 //
 // The server keeps the latest messages in its log, to which POST /message appends. Each stream has
 // a place in the log, the id after which it continues. It writes the messages after its place
@@ -51,8 +51,8 @@ import (
 const logSize = 10_000                // messages kept; a reader further behind misses some
 const latestSize = 200                // messages that the page and a new reader start with
 const heartbeat = 15 * time.Second    // because proxies and phones close idle connections
-const pause = 50 * time.Millisecond   // the least time between a stream's flushes
-const writeTimeout = 30 * time.Second // for a reader to accept ten events
+const pause = 50 * time.Millisecond   // the minimum time between a stream's flushes
+const writeTimeout = 30 * time.Second // at most, for a reader to accept ten events
 
 // A room holds the state of the chat. It is only in memory, so a restart loses it. mu is not held
 // during a write to a reader, or a slow reader would stop everyone.
@@ -71,7 +71,7 @@ type stream struct {
 	wake      chan struct{}       // buffers one signal that there may be more to write
 	name      string              // the reader's name, or empty if it is not listed
 	lastID    int64               // the stream's place, after which it continues
-	sentUsers string              // the value of room.users that it has written
+	sentUsers string              // the room.users that it sent last; empty to resend
 }
 
 // A message is what someone posted.
@@ -139,7 +139,7 @@ func (r *room) publish(name, text string) message {
 	m.event = fmt.Sprintf("data: %s\nid: %d\n\n", data, m.ID)
 	r.log = append(r.log, m)
 	if len(r.log) > logSize {
-		r.log = r.log[1:] // The first is freed when append next copies the log.
+		r.log = r.log[1:] // It is freed when append next copies the log.
 	}
 	r.wakeAll()
 	return m
@@ -192,7 +192,7 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 		select {
 		case <-s.wake:
 		case <-beat:
-			s.sentUsers = "" // so that next returns the users again
+			s.sentUsers = "" // so that next resends it
 		case <-req.Context().Done():
 			return
 		}
@@ -201,13 +201,13 @@ func (r *room) events(w http.ResponseWriter, req *http.Request) {
 }
 
 // write writes what next returns for s, until there is no more. It fails if the reader has gone or
-// does not accept ten events within writeTimeout. Joining events in a buffer would save system
-// calls, but a stalled reader would keep that buffer.
+// needs more than writeTimeout for ten events. A larger buffer than net/http's would save system
+// calls, but a stalled reader would keep it.
 func (r *room) write(s *stream) error {
 	controller := http.NewResponseController(s.w)
 	for {
 		controller.SetWriteDeadline(time.Now().Add(writeTimeout))
-		for range 10 { // To renew it for each would cost half as much as writing.
+		for range 10 { // Renewing it for each would cost half as much as writing.
 			event := r.next(s)
 			if event == "" {
 				return controller.Flush()
@@ -219,8 +219,8 @@ func (r *room) write(s *stream) error {
 
 // next returns the next event for s, or "" if there is none, and moves s past it.
 //
-// Every event has an id, the place to resume from, because Firefox forgets the last id at an event
-// without one. Every event has JSON data, because many clients parse all data as JSON.
+// Every event has the place of s as its id, because Firefox forgets the last id at an event that
+// has none. Every event has JSON data, because many clients parse all data as JSON.
 func (r *room) next(s *stream) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -242,7 +242,7 @@ func (r *room) next(s *stream) string {
 	return ""
 }
 
-// PART TWO: WHAT A PUBLIC CHAT NEEDS (one section for each)
+// PART TWO: WHAT A PUBLIC CHAT NEEDS
 
 // Who is here. Telling N readers about each of N arrivals would take N*N events, so the list is
 // made once a second. Each list replaces the last, so a slow reader can skip some.
@@ -313,7 +313,7 @@ func readPost(w http.ResponseWriter, req *http.Request, kind string) (name, text
 		}
 		post.Name, post.Message = form.Get("name"), form.Get("message")
 	} else if json.Unmarshal(body, &post) != nil {
-		return refuse(http.StatusBadRequest, "Send a JSON object of two strings.")
+		return refuse(http.StatusBadRequest, "Send JSON whose name and message are strings.")
 	}
 	text = cleanText(post.Message)
 	if text == "" {

@@ -226,7 +226,7 @@ func TestPause(t *testing.T) {
 // TestPosts checks what readers get of a post, and what its sender is told if it is refused.
 func TestPosts(t *testing.T) {
 	const badForm = "The form is malformed.\n"
-	const badJSON = "Send a JSON object of two strings.\n"
+	const badJSON = "Send JSON whose name and message are strings.\n"
 	tooLong := fmt.Sprintf("A message is limited to %d characters.\n", maxMessage)
 	tooLarge := fmt.Sprintf("A post is limited to %d bytes.\n", maxBody)
 	name, most := strings.Repeat("é", maxName), strings.Repeat("🙂", maxMessage)
@@ -1094,6 +1094,8 @@ func checkLayout(t *testing.T, driver string) {
 		Math.abs(box("#log").bottom - box("#lines > :last-child").bottom) < 20`
 	w.waitFor("/^599 /.test(texts('[data-id]:last-child .text')) && all('#log p').length", "500")
 	w.waitFor(follows, "true")
+	w.typeKeys("#message", shift+enter+enter+release) // The field grows.
+	w.waitFor(follows, "true")
 	for _, way := range []string{"newer", "message"} { // A sender wants to see what was sent.
 		w.evaluate("(old = $('#lines > *')).scrollIntoView()")
 		w.waitFor("isAtEnd", "false")
@@ -1101,10 +1103,8 @@ func checkLayout(t *testing.T, driver string) {
 		c.postMessage(t, "Bob", way)
 		w.waitFor("texts('[data-id]:last-child .text')", way)
 		w.waitFor("shows($('#newer')) && old.getBoundingClientRect().top === place", "true")
+		w.typeKeys("#message", "mine")
 		w.typeKeys("#"+way, enter)
-		if way == "message" {
-			w.typeKeys("#message", "mine"+enter)
-		}
 		w.waitFor(follows, "true")
 		w.waitFor("document.activeElement.id", "message")
 	}
