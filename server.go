@@ -139,7 +139,7 @@ func (r *room) publish(name, text string) message {
 	m.event = fmt.Sprintf("data: %s\nid: %d\n\n", data, m.ID)
 	r.log = append(r.log, m)
 	if len(r.log) > logSize {
-		r.log = r.log[1:] // It is freed when append next copies the log.
+		r.log = r.log[1:] // The first is freed when append next copies the log.
 	}
 	r.wakeAll()
 	return m
@@ -207,7 +207,7 @@ func (r *room) write(s *stream) error {
 	controller := http.NewResponseController(s.w)
 	for {
 		controller.SetWriteDeadline(time.Now().Add(writeTimeout))
-		for range 10 { // Renewing it for each would cost half as much as writing.
+		for range 10 { // A deadline for each would cost half as much as writing.
 			event := r.next(s)
 			if event == "" {
 				return controller.Flush()
