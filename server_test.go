@@ -164,8 +164,8 @@ func TestUsers(t *testing.T) {
 		expect(1*time.Second, "Ada", "Bob", "Cy")
 		equal(t, "The list that a newcomer gets next", cy.nextUsers(t), watcher.users)
 
-		// Ada and Cy leave, and Bob closes one of his two tabs. Ada comes back at 3.2 s, but only for
-		// a moment. A name stays for 3 seconds after its last stream.
+		// Ada and Cy leave, and Bob closes one of his two tabs. Ada comes back at 3.2 s, but only
+		// for a moment. A name stays for 3 seconds after its last stream.
 		ada.close()
 		bob.close()
 		cy.close()
@@ -241,7 +241,8 @@ func TestPosts(t *testing.T) {
 		{"blank name", formType, "name=+%0A&message=hi", 302, "guest: hi"},
 		{"white space", formType + "; charset=UTF-8", "name=+A%0D%0A+B%C2%85&message=%0A+a+%0D%0A",
 			302, "A B: a"},
-		{"line ends", formType, "message=a%0D%0Ab%0Dc%C2%85d%0A%0De", 302, "guest: a\nb\nc\nd\n\ne"},
+		{"line ends", formType, "message=a%0D%0Ab%0Dc%C2%85d%0A%0De", 302,
+			"guest: a\nb\nc\nd\n\ne"},
 		{"not UTF-8", formType, "name=%FE&message=a%FFb", 302, "\uFFFD: a\uFFFDb"},
 		{"longest message", formType, "message=+" + escaped + "+", 302, "guest: " + most},
 		{"longest name", formType, "message=a&name=" + name, 302, name + ": a"},
@@ -525,7 +526,7 @@ func TestProgram(t *testing.T) {
 		output string // the only line
 	}{
 		{"port in use", []string{"-addr", taken}, 1, taken},
-		{"invalid origin", []string{"-origin", "app.example"}, 1, `"app.example": scheme is required`},
+		{"invalid origin", []string{"-origin", "app.example"}, 1, "scheme is required"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -1003,7 +1004,8 @@ func checkFailedPosts(t *testing.T, driver string) {
 	w.waitFor("texts('.text, #send')", "good | no post 1 | no post 1 | no answer | Sending…")
 	w.waitFor("texts('#send') + $('#message').value + $('#why').innerText", "Send")
 	w.typeKeys("#message", "no post 2"+enter) // An input method is not broken off.
-	w.devTools("Input.imeSetComposition", dict{"text": "に", "selectionStart": 1, "selectionEnd": 1})
+	w.devTools("Input.imeSetComposition",
+		dict{"text": "に", "selectionStart": 1, "selectionEnd": 1})
 	w.waitFor("$('#why').innerText.includes('six tabs') && $('#message').value", "に")
 	w.devTools("Input.insertText", dict{"text": "日"})
 	w.waitFor("$('#message').value", "no post 2\n日")
@@ -1109,7 +1111,8 @@ func checkLayout(t *testing.T, driver string) {
 		w.waitFor("document.activeElement.id", "message")
 	}
 	w.rename(strings.Repeat("W", maxName))
-	for _, text := range []string{"a", strings.Repeat("W", maxMessage), strings.Repeat("🙂\n", 50)} {
+	long, tall := strings.Repeat("W", maxMessage), strings.Repeat("🙂\n", 50)
+	for _, text := range []string{"a", long, tall} {
 		c.postMessage(t, strings.Repeat("M", maxName), text)
 		c.postMessage(t, strings.Repeat("W", maxName), text)
 	}
@@ -1336,7 +1339,8 @@ func (c *chat) dial(t testing.TB) net.Conn {
 }
 
 // request sends a request, with headers such as "Origin: null". One without a value is left out.
-func (c *chat) request(t testing.TB, method, path, kind, body string, header ...string) *http.Response {
+func (c *chat) request(t testing.TB, method, path, kind, body string,
+	header ...string) *http.Response {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), c.patience)
 	t.Cleanup(cancel)
