@@ -870,6 +870,9 @@ func checkEvents(t *testing.T, driver string) {
 		strings.Join(events[:20], ""))
 	w.command("POST", "/window/rect", dict{"width": 800, "height": 600}, nil)
 	w.waitFor("document.hidden + document.title", "falseChat")
+	w.command("POST", "/window/minimize", dict{}, nil)
+	stream.events <- messageEvent("50", "Ada", "again", "15:00:02")
+	w.waitFor("document.title", "(1) Chat")
 }
 
 // checkPeople checks what the page makes of lists of who is here.
