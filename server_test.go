@@ -557,8 +557,8 @@ func TestSignals(t *testing.T) {
 		p := startProcess(t, os.Args[0], "-addr", ":0", "-origin", "https://app.example")
 		contains(t, "The address", p.address, "http://localhost:")
 		c := chatAt(p.address)
-		reader := c.openStream(t, "")
 		io.WriteString(c.dial(t), "GET") // The server waits for the rest of this request.
+		reader := c.openStream(t, "")    // It accepts connections in order.
 		p.cmd.Process.Signal(os.Interrupt)
 		for reader.nextEvent(t) != "end" {
 		}
@@ -758,7 +758,9 @@ func checkTwoTabs(t *testing.T, driver string) {
 	eve.rename("<i>Eve</i>")
 	ada.typeKeys("#message", "Hello"+enter)
 	eve.waitFor("texts('.name, .text')", "Ada | Hello")
+	ada.evaluate("getSelection().selectAllChildren($('.text'))") // It survives what arrives.
 	eve.typeKeys("#message", markup+enter)
+	ada.waitFor("all('.text').length + getSelection().toString()", "2Hello")
 	for range 2 { // First, they come from the stream, and after the reload, from the HTML.
 		ada.waitFor("texts('.name, .text')", "Ada | Hello | <i>Eve</i> | "+markup)
 		ada.waitFor("texts('.own .text, #here li')", "Ada | <i>Eve</i> | Hello")
@@ -781,6 +783,7 @@ func checkTwoTabs(t *testing.T, driver string) {
 		eve.waitFor("texts('"+last+" a')", row.links)
 	}
 	eve.waitFor("all('#log a').map(a => a.target + a.rel)[0]", "_blanknoopener noreferrer")
+	eve.waitFor("getComputedStyle($('.text')).tabSize", "4")
 	eve.waitFor("box('"+last+" .text').height > 1.2 * box('.text').height", "true")
 	// The page can also be used without JavaScript.
 	eve.devTools("Emulation.setScriptExecutionDisabled", dict{"value": true})
@@ -809,6 +812,9 @@ func checkNames(t *testing.T, driver string) {
 		w.typeKeys("#message", "as "+row.name+enter)
 		w.waitFor("texts('.own:last-child .text')", "as "+row.name)
 	}
+	w.evaluate("all('#lines .name').forEach(e => e.innerHTML = '<font>translated</font>')")
+	w.rename("Bea")
+	w.waitFor("all('[data-id]:not(.own)').length", "0")
 	w.typeKeys("#message", "one"+shift+enter+release+"two")
 	w.evaluate("$('#name').value = ''")
 	w.typeKeys("#name", "Bob") // This is not confirmed by Enter.
@@ -1000,6 +1006,7 @@ func checkFailedPosts(t *testing.T, driver string) {
 	w.waitFor("texts('#send')", "Sending…")
 	w.waitFor("texts('#send') + $('#message').value", "Sendno post 1\nmore")
 	c.postMessage(t, "Bob", "no post 1") // This is somebody else's.
+	w.waitFor("texts('.text') + $('#message').value", "good | no post 1no post 1\nmore")
 	c.postMessage(t, "Ada", "no post 1") // Ours arrives after all.
 	w.waitFor("$('#message').value + $('#why').innerText", "more")
 	w.evaluate("$('#message').value = ''")
@@ -1075,14 +1082,18 @@ func checkRestart(t *testing.T, driver string) {
 	w.waitFor("state() + texts('.text')", live+"1")
 	w.click("#connect")
 	w.waitFor("state()", "disconnected,disconnected | connect")
+	const shape = `getComputedStyle($("#state"), "::before").content[1]`
+	w.waitFor(shape, "✕") // Without colours, only this tells the states apart.
 	c.postMessage(t, "Bob", "2")
 	w.typeKeys("#message", "3"+enter)
 	w.waitFor("/^Sent/.test($('#why').innerText) && texts('.text')", "1")
 	w.click("#connect")
 	w.waitFor("state() + $('#why').innerText + texts('.text')", live+"1 | 2 | 3")
+	w.waitFor(shape, "●")
 	isRestarted.Store(true)
 	c.stop()
 	w.waitFor("state()", "connecting,connecting | disconnect")
+	w.waitFor(shape, "○")
 	c.postMessage(t, "Bob", "4")
 	w.waitFor("texts('.text, .quiet')", "1 | 2 | 3 | Some messages may be missing here. | 4")
 }
@@ -1291,6 +1302,7 @@ func inBubble(t *testing.T, test func(t *testing.T, c *chat)) {
 	inBubbleWith(t, startChatOn, test)
 }
 
+// inBubbleWith is inBubble for any server that start starts.
 func inBubbleWith(t *testing.T, start func(testing.TB, net.Listener, string) *chat,
 	test func(t *testing.T, c *chat)) {
 	defer time.AfterFunc(time.Minute, func() {
